@@ -1,0 +1,1 @@
+"""The operator: it turns TaskQueues, WorkerPools and Schedules into running workers."""
