@@ -1,0 +1,1 @@
+"""Beat: publishes each due tick of each schedule once."""

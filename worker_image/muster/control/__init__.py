@@ -1,0 +1,1 @@
+"""Remote control: what can be asked of running workers."""

@@ -1,0 +1,1 @@
+"""Pools: how tasks are run on this machine, one file per pool type. They know no broker, no result store."""

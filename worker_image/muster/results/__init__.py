@@ -1,0 +1,1 @@
+"""Result stores: where the outcomes of tasks are kept, one file per kind. They know no transport, no pool."""

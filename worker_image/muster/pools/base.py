@@ -1,0 +1,107 @@
+"""The port to a pool: what the worker's loop asks of whatever runs its tasks.
+
+Implementations: `prefork`, `threads`, `solo`. A pool is given raw messages and an executor that
+understands them; it knows nothing of brokers, acks or results. Its methods are called from the loop's
+thread only; the pool calls `notify` (from any thread) when `collect` has something to give.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from muster.core.effects import Publication
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """One message to run. Limits are seconds, 0 for none."""
+
+    number: int
+    queue: str
+    raw: bytes
+    soft_limit: float = 0.0
+    hard_limit: float = 0.0
+    alone: bool = False
+    """Nothing else may run in its process meanwhile: an earlier run may have killed its worker."""
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """How a run of a task ended."""
+
+    number: int
+    state: str
+    """SUCCESS, FAILURE, RETRY, IGNORED, REJECTED (to the dead letters) or REQUEUED.""""""
+    document: bytes = b""
+    """Result document; empty when nothing is to be stored."""
+    publish: Sequence[Publication] = ()
+    """Messages that must be in their queues before this one is given up: retries, links, chains."""
+    runtime_seconds: float = 0.0
+    text: str = ""
+    """One line for the log: the result's repr, or the exception."""
+    reason: str = ""
+    """REJECTED: a CamelCase reason for the dead-letter place."""
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """A run that will never report: its process is gone. `by_limit`: we killed it at its hard limit."""
+
+    number: int
+    text: str
+    by_limit: bool = False
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """A job that the pool gives back; it never started."""
+
+    number: int
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A job that runs now, and for how many seconds."""
+
+    number: int
+    age_seconds: float
+
+
+Event: TypeAlias = Outcome | Lost | Returned
+
+
+class Executor(Protocol):
+    """Runs one message in this process. Never raises; what the task raised is in the outcome."""
+
+    def __call__(self, job: Job) -> Outcome:
+        """Run the job's message to its end."""
+
+
+LoadExecutor: TypeAlias = Callable[[], Executor]
+"""Imports the user's application and returns its executor; called where tasks are to run."""
+
+
+class Pool(Protocol):
+    """A set of slots that run tasks."""
+
+    slots: int
+
+    def start(self, notify: Callable[[], None]) -> None:
+        """Bring the slots up. Raises ConfigurationError when the application cannot be loaded."""
+
+    def room(self, depth: int) -> int:
+        """Return how many more jobs may be submitted when each slot may hold `depth` of them."""
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Hand jobs over; they are run in order, spread over the slots."""
+
+    def collect(self) -> Sequence[Event]:
+        """Return what has happened since the last call."""
+
+    def running(self) -> Sequence[Running]:
+        """Return what runs now."""
+
+    def recall(self) -> None:
+        """Give back, by `collect`, what was submitted and has not started."""
+
+    def check(self) -> float:
+        """Enforce time limits, replace what died. Returns seconds until it wants to be called again."""
+
+    def stop(self) -> None:
+        """End idle slots and wait for them; what still runs is killed."""

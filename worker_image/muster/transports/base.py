@@ -1,0 +1,190 @@
+"""The port to a broker: what the worker's loop, the client and `muster dev` ask of it.
+
+Implementations: `redis`, `sqlite`, `memory`; one contract suite (`tests/contract/test_transport.py`) runs
+on each. A transport knows no task, no policy and no clock of this machine: every time it gives or
+takes is the broker's, in Unix seconds. A message in a worker's hands is *claimed* (prefetched, not
+started) or *running*; either way it is held by a lease that `tick` renews and anyone's `tick` ends.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Protocol
+
+import msgspec
+
+from muster.core.effects import Publication, StoredResult
+
+
+class Verdict(IntEnum):
+    """What becomes of a message in hand. The numbers are part of the Lua scripts' arguments."""
+
+    ACK = 0
+    """It is done with."""
+    RETURN = 1
+    """Back to its queue as it came, to be served next: it has not started."""
+    LOST = 2
+    """Back to its queue with one more loss noted: its worker was lost while it may have run."""
+    DEAD = 3
+    """To the dead-letter place of its queue, with the reason."""
+    DEFER = 4
+    """Waits on the broker for its ETA."""
+    REQUEUE = 5
+    """Back to its queue as it came, behind the others: the task asked for it (`Reject(requeue=True)`)."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One message taken from a queue."""
+
+    tag: str
+    """Names this delivery to the broker."""
+    queue: str
+    raw: bytes
+    running: bool
+    """True: the broker already has it down as running; False: `Turn.start` must come first."""
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of one message in hand; carried out wholly or, if its lease is gone, only `result`.
+
+    Order: the result is stored, `publish` put into queues, then the verdict. So nothing is lost between.
+    """
+
+    tag: str
+    queue: str
+    verdict: Verdict
+    reason: str = ""
+    """DEAD: CamelCase reason. LOST: the cause (`WorkerLost`, …)."""
+    text: str = ""
+    """DEAD: a sentence for people."""
+    eta: float = 0.0
+    """DEFER: when, Unix seconds."""
+    result: StoredResult | None = None
+    publish: Sequence[Publication] = ()
+
+
+class Start(msgspec.Struct, frozen=True):
+    """A claimed message that is about to be handed to the pool. `extra_run` is JSON [queue, task, cause]."""
+
+    tag: str
+    queue: str
+    extra_run: str = ""
+
+
+class Turn(msgspec.Struct, kw_only=True):
+    """All that the worker's loop has for the broker at one moment: one round trip."""
+
+    settle: Sequence[Settlement] = ()
+    start: Sequence[Start] = ()
+    claim: int = 0
+    """How many messages to take at most."""
+    run: int = 0
+    """How many of them count as running at once; the others are claimed."""
+
+
+class Turned(msgspec.Struct, kw_only=True):
+    """The broker's answer, confirmed."""
+
+    settled: Sequence[bool] = ()
+    """For each settlement: was the lease still ours? False: somebody else has the message now."""
+    started: Sequence[bool] = ()
+    """For each start: is it ours to run?"""
+    deliveries: Sequence[Delivery] = ()
+    now: float = 0.0
+
+
+class Tick(msgspec.Struct, kw_only=True):
+    """The once-a-second housekeeping of one worker."""
+
+    renew: Sequence[tuple[str, str]] = ()
+    """(queue, tag) of leases to renew."""
+    report: bytes | None = None
+    revoked_after: float = 0.0
+    """Return ids revoked after this time."""
+
+
+class Ticked(msgspec.Struct, kw_only=True):
+    """The answer to a tick."""
+
+    now: float
+    next_eta: float | None = None
+    """When the next waiting message of our queues is due."""
+    commands: Sequence[bytes] = ()
+    revoked: Sequence[str] = ()
+    gone: Sequence[str] = ()
+    """Tags whose lease was no longer ours to renew."""
+
+
+class Watch(Protocol):
+    """Waits for messages in the background, taking none."""
+
+    def arm(self) -> None:
+        """Call `notify` once, as soon as a message waits in one of the queues (or now, if one does)."""
+
+    def close(self) -> None:
+        """Stop waiting."""
+
+
+class Transport(Protocol):
+    """One worker's connection to its broker, for the queues it consumes, in order of preference.
+
+    Every method raises BrokerUnavailable when the broker cannot be reached and changes nothing it has
+    not confirmed. Not thread-safe, but for the watch.
+    """
+
+    def turn(self, turn: Turn) -> Turned:
+        """Carry out settlements, then starts, then the claim."""
+
+    def tick(self, tick: Tick) -> Ticked:
+        """Renew leases, end foreign expired ones, move due ETAs, report, read the mailbox."""
+
+    def watch(self, notify: Callable[[], None]) -> Watch:
+        """Return an unarmed watch over the queues."""
+
+    def close(self) -> None:
+        """Give up the connections. What is still in hand comes back when its lease ends."""
+
+
+class Publisher(Protocol):
+    """A client's connection to a broker. Thread-safe."""
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Put messages into their queues; when it returns the broker has them. Raises BrokerUnavailable."""
+
+    def close(self) -> None:
+        """Give up the connections."""
+
+
+class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in one queue, at `now` of the broker's clock."""
+
+    ready: int
+    claimed: int
+    running: int
+    expired: int
+    """Of claimed and running: how many leases are over, so that nobody works on them."""
+    due: int
+    """Waiting messages whose ETA falls within the horizon."""
+    waiting: int
+    """All messages that wait for an ETA."""
+    dead: int
+    newest_id: str = ""
+    """Identifies the message that entered last, for tracking ages; empty when none is ready."""
+
+
+class Observer(Protocol):
+    """Reads a broker for the operator, `muster dev` and people; sends control messages."""
+
+    def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
+        """Return the depth of each queue, in one round trip."""
+
+    def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
+        """Return (age in seconds, report) of the pool's workers heard of within `max_age_seconds`."""
+
+    def send(self, worker: str, control: bytes) -> None:
+        """Put a control message into a worker's mailbox."""
+
+    def extra_runs(self) -> dict[tuple[str, str, str], int]:
+        """Return how many starts beyond the first each (queue, task, cause) has seen."""
+
+    def close(self) -> None:
+        """Give up the connection."""

@@ -1,0 +1,256 @@
+"""Task messages: Celery's protocol 2, and 1 and the hybrid of both for reading.
+
+Three views of one message, each as small as its reader needs:
+`peek` for the worker's parent, which decides what becomes of it and never looks into the body;
+`open_message` for the executor, which needs everything;
+`pack` for publishers. The protocol is described in Celery's `docs/internals/protocol.rst` and defined by
+`celery/app/amqp.py` (time limits stand as [hard, soft]); the envelope is kombu's virtual transport's.
+"""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from muster.wire import values
+from muster.wire.errors import MalformedMessage
+
+LOSSES_FIELD: Final = "x-muster-losses"
+CAUSE_FIELD: Final = "x-muster-cause"
+"""Two top-level fields of the envelope that kombu ignores and keeps: how often a worker was lost while the
+message may have run, and how the last one was. A Lua script can set them without decoding the JSON."""
+
+
+class _Head(msgspec.Struct):
+    task: str | None = None
+    id: str | None = None
+    eta: str | None = None
+    expires: str | float | None = None
+    retries: int | None = 0
+    timelimit: tuple[float | None, float | None] | None = None
+    ignore_result: bool | None = False
+
+
+class _Envelope(msgspec.Struct):
+    body: str
+    headers: _Head
+    content_type: str | None = msgspec.field(name="content-type", default=None)
+    losses: int = msgspec.field(name=LOSSES_FIELD, default=0)
+    cause: str = msgspec.field(name=CAUSE_FIELD, default="")
+
+
+class _Properties(msgspec.Struct):
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    priority: int | None = 0
+    delivery_info: dict[str, Any] = msgspec.field(default_factory=dict)
+    body_encoding: str | None = None
+
+
+class _FullEnvelope(msgspec.Struct):
+    body: str
+    headers: dict[str, Any]
+    properties: _Properties = msgspec.field(default_factory=_Properties)
+    content_type: str | None = msgspec.field(name="content-type", default=None)
+    content_encoding: str | None = msgspec.field(name="content-encoding", default=None)
+    losses: int = msgspec.field(name=LOSSES_FIELD, default=0)
+
+
+_decode_peek = msgspec.json.Decoder(_Envelope).decode
+_decode_full = msgspec.json.Decoder(_FullEnvelope).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Peek(msgspec.Struct):
+    """What the worker decides by. Times are Unix seconds; limits are seconds; None is "not given"."""
+
+    task: str
+    id: str
+    eta: float | None = None
+    expires: float | None = None
+    retries: int = 0
+    hard_limit: float | None = None
+    soft_limit: float | None = None
+    ignore_result: bool = False
+    losses: int = 0
+    cause: str = ""
+    content_type: str = "application/json"
+
+
+class Message(msgspec.Struct):
+    """A whole task message, whichever protocol it came in. `headers` holds all of protocol 2's."""
+
+    task: str
+    id: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    headers: dict[str, Any]
+    callbacks: list[Any]
+    errbacks: list[Any]
+    chain: list[Any]
+    chord: Any
+    reply_to: str | None
+    priority: int
+    delivery_info: dict[str, Any]
+    losses: int
+
+
+def timestamp(text: str | float | None) -> float | None:
+    """Return an ISO 8601 time (naive means UTC, as in Celery) or a number as Unix seconds."""
+    if text is None or isinstance(text, int | float):
+        return text
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise MalformedMessage("MalformedHeaders", f"{text!r} is no ISO 8601 time") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _body(text: str, encoding: str | None = "base64") -> bytes:
+    if encoding != "base64":
+        return text.encode()
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedMessage("MalformedBody", "the body is not base64") from None
+
+
+def _load(body: bytes) -> Any:
+    try:
+        return values.loads(body)
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        raise MalformedMessage("MalformedBody", f"the body is not JSON: {str(error)[:200]}") from None
+
+
+def peek(raw: bytes) -> Peek:
+    """Return what a worker decides by. Raises MalformedMessage."""
+    try:
+        envelope = _decode_peek(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage("MalformedMessage", f"not a task message: {str(error)[:200]}") from None
+    head = envelope.headers
+    if head.task is None or head.id is None:
+        return _peek_v1(envelope)
+    limits = head.timelimit or (None, None)
+    return Peek(
+        head.task,
+        head.id,
+        None if head.eta is None else timestamp(head.eta),
+        None if head.expires is None else timestamp(head.expires),
+        head.retries or 0,
+        limits[0],
+        limits[1],
+        bool(head.ignore_result),
+        envelope.losses,
+        envelope.cause,
+        envelope.content_type or "",
+    )
+
+
+def _peek_v1(envelope: _Envelope) -> Peek:
+    """Protocol 1 keeps everything in the body: it costs a second decoding, for old clients only."""
+    content_type = envelope.content_type or ""
+    if content_type != "application/json":
+        raise MalformedMessage("UnknownContentType", f"content type {content_type!r}: only JSON is accepted")
+    fields = _load(_body(envelope.body))
+    if not isinstance(fields, dict) or "task" not in fields or "id" not in fields:
+        raise MalformedMessage("MalformedMessage", "neither headers nor body name a task and its id")
+    try:
+        head = msgspec.convert({k: v for k, v in fields.items() if k in _Head.__struct_fields__}, _Head)
+    except msgspec.ValidationError as error:
+        raise MalformedMessage("MalformedMessage", f"not a task message: {error}") from None
+    limits = head.timelimit or (None, None)
+    return Peek(
+        task=str(head.task),
+        id=str(head.id),
+        eta=timestamp(head.eta),
+        expires=timestamp(head.expires),
+        retries=head.retries or 0,
+        hard_limit=limits[0],
+        soft_limit=limits[1],
+        losses=envelope.losses,
+        cause=envelope.cause,
+        content_type=content_type,
+    )
+
+
+def open_message(raw: bytes) -> Message:
+    """Return the whole message of protocol 2, 1 or the hybrid of both. Raises MalformedMessage."""
+    try:
+        envelope = _decode_full(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage("MalformedMessage", f"not a task message: {str(error)[:200]}") from None
+    if envelope.content_type != "application/json":
+        raise MalformedMessage(
+            "UnknownContentType", f"content type {envelope.content_type!r}: only JSON is accepted"
+        )
+    body = _load(_body(envelope.body, envelope.properties.body_encoding))
+    headers = envelope.headers
+    if isinstance(body, dict):  # protocol 1, or protocol 2's headers around protocol 1's body
+        embed = body
+        headers = {**{k: v for k, v in body.items() if k not in {"args", "kwargs"}}, **headers}
+        headers.setdefault("root_id", headers.get("id"))
+        args, kwargs = body.get("args"), body.get("kwargs")
+    elif isinstance(body, list) and len(body) == 3:
+        args, kwargs, embed = body
+    else:
+        raise MalformedMessage("MalformedBody", "the body is not [args, kwargs, embed]")
+    args = [] if args is None else args
+    kwargs = {} if kwargs is None else kwargs
+    embed = {} if embed is None else embed
+    task, task_id = headers.get("task"), headers.get("id")
+    if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embed, dict)):
+        raise MalformedMessage("MalformedBody", "args are a list, kwargs and embed are objects")
+    if not (isinstance(task, str) and isinstance(task_id, str)):
+        raise MalformedMessage("MalformedMessage", "neither headers nor body name a task and its id")
+    return Message(
+        task,
+        task_id,
+        args,
+        kwargs,
+        headers,
+        embed.get("callbacks") or [],
+        embed.get("errbacks") or [],
+        embed.get("chain") or [],
+        embed.get("chord"),
+        envelope.properties.reply_to,
+        envelope.properties.priority or 0,
+        envelope.properties.delivery_info,
+        envelope.losses,
+    )
+
+
+def pack(
+    *,
+    headers: dict[str, Any],
+    body: str,
+    queue: str,
+    task_id: str,
+    delivery_tag: str,
+    priority: int = 0,
+    reply_to: str = "",
+    expiration_ms: int | None = None,
+) -> bytes:
+    """Return a message as kombu's virtual transports store it; `body` is JSON `[args, kwargs, embed]`."""
+    properties: dict[str, Any] = {
+        "correlation_id": task_id,
+        "reply_to": reply_to,
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": queue},
+        "priority": priority,
+        "body_encoding": "base64",
+        "delivery_tag": delivery_tag,
+    }
+    if expiration_ms is not None:
+        properties["expiration"] = str(expiration_ms)
+    return _encode(
+        {
+            "body": base64.b64encode(body.encode()).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": headers,
+            "properties": properties,
+        }
+    )
