@@ -16,7 +16,7 @@ MusterError
     ├── Retry
     ├── Ignore
     └── Reject
-SoftTimeLimitExceeded           raised inside the task at the soft limit (an Exception: it can be caught)
+SoftTimeLimitExceeded           raised inside the task at the soft limit
 """
 
 import builtins

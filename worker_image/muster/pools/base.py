@@ -30,7 +30,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     state: str
-    """SUCCESS, FAILURE, RETRY, IGNORED, REJECTED (to the dead letters) or REQUEUED.""""""
+    """SUCCESS, FAILURE, RETRY, IGNORED, REJECTED (to the dead letters) or REQUEUED."""
     document: bytes = b""
     """Result document; empty when nothing is to be stored."""
     publish: Sequence[Publication] = ()
