@@ -1,0 +1,1 @@
+"""What users write and read: the resources' types, and everything generated from them. Values only."""

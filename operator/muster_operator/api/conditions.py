@@ -1,0 +1,155 @@
+"""Conditions: what is true of an object now, in the form every Kubernetes tool understands.
+
+The operator's decisions build conditions and the status writer stores them. Types and reasons are API: users wait
+for them (`kubectl wait --for=condition=Ready`) and alert on them, so a word, once released, keeps its meaning.
+Nothing here knows how a condition is found out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from .meta import Prop
+
+
+class ConditionStatus(StrEnum):
+    """Whether a condition holds; Unknown when it could not be found out."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class ConditionType(StrEnum):
+    """What a condition speaks of. The comment behind each names its kinds and what True means."""
+
+    READY = "Ready"  # all kinds: it does what its spec says
+    BROKER_REACHABLE = (
+        "BrokerReachable"  # TaskQueue, WorkerPool: the broker answers with the given credentials
+    )
+    CONFLICT = "Conflict"  # TaskQueue: an older TaskQueue owns the same real queue
+    EVICTION_POLICY_UNSAFE = "EvictionPolicyUnsafe"  # TaskQueue on Redis: the server may drop queued tasks
+    SCALING_ACTIVE = "ScalingActive"  # WorkerPool: Muster sizes it, and knows enough to do so
+    SCALING_LIMITED = "ScalingLimited"  # WorkerPool: the wanted size lies outside the allowed one
+    SCALING_CONFLICT = "ScalingConflict"  # WorkerPool: something else scales its Deployments
+    PAUSED = "Paused"  # WorkerPool, Schedule: stands still because the user said so
+    DRAINING = "Draining"  # WorkerPool: workers are finishing their tasks before they leave
+    TEMPLATE_REJECTED = (
+        "TemplateRejected"  # WorkerPool: the API server refuses what spec.template makes of the pod
+    )
+
+
+class Reason(StrEnum):
+    """Why a condition has its status, one CamelCase word each. Another broker adds its own words to this list."""
+
+    AS_DECLARED = "AsDeclared"
+    """Everything is as the spec says."""
+    PROGRESSING = "Progressing"
+    """Being brought to what the spec says; nothing is wrong."""
+    NOT_OBSERVED_YET = "NotObservedYet"
+    """Seen for the first time; nothing has been read yet."""
+
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, no secret
+    """The Secret that spec.broker or spec.results names does not exist."""
+    SECRET_INVALID = "SecretInvalid"  # noqa: S105 - a reason, no secret
+    """The Secret exists and lacks a key or holds a URL that cannot be read."""
+    AUTH_FAILED = "AuthFailed"
+    """The broker answered and refused the credentials."""
+    BROKER_UNREACHABLE = "BrokerUnreachable"
+    """Nothing answers at the broker's address in time."""
+    BROKER_ERROR = "BrokerError"
+    """The broker answered with an error of its own, quoted in the message."""
+    BROKER_NOT_SUPPORTED = "BrokerNotSupported"
+    """The URL's scheme names a broker that this version does not know."""
+    TYPE_MISMATCH = "TypeMismatch"
+    """spec.type names a kind of queue that this broker does not have."""
+
+    OWNED_BY_OLDER = "OwnedByOlder"
+    """An older TaskQueue, named in the message, owns the same real queue."""
+    EVICTION_POLICY = "EvictionPolicy"
+    """Redis' maxmemory-policy is not noeviction: under memory pressure it deletes tasks."""
+
+    QUEUE_NOT_FOUND = "QueueNotFound"
+    """spec.queues or spec.queue names a TaskQueue that does not exist in this namespace."""
+    QUEUE_NOT_READY = "QueueNotReady"
+    """A TaskQueue that is named exists and is not Ready itself."""
+    QUEUES_ON_DIFFERENT_BROKERS = "QueuesOnDifferentBrokers"
+    """The TaskQueues of one pool name different brokers; a worker has one."""
+
+    LOAD_KNOWN = "LoadKnown"
+    """The pool is sized by its measured load."""
+    LOAD_UNKNOWN = "LoadUnknown"
+    """The load could not be read; spec.scaling.fallback says what holds."""
+    FIXED_MODE = "FixedMode"
+    """spec.scaling.mode is Fixed: spec.replicas is the size."""
+    EXTERNAL_MODE = "ExternalMode"
+    """spec.scaling.mode is External: whoever writes spec.replicas chooses the size."""
+    FOREIGN_SCALER = "ForeignScaler"
+    """A HorizontalPodAutoscaler or ScaledObject targets the pool's Deployment."""
+    AT_MAXIMUM = "AtMaximum"
+    """More workers are wanted than scaling.maxReplicas allows."""
+    AT_MINIMUM = "AtMinimum"
+    """Fewer workers would do than scaling.minReplicas or a floor asks for."""
+    WITHIN_LIMITS = "WithinLimits"
+    """The wanted size is allowed."""
+
+    WORKERS_NOT_READY = "WorkersNotReady"
+    """Fewer workers are ready than wanted."""
+    WORKERS_LEAVING = "WorkersLeaving"
+    """Workers are finishing their tasks before they leave."""
+    NONE_LEAVING = "NoneLeaving"
+    """No worker is draining."""
+    REJECTED_BY_API_SERVER = "RejectedByAPIServer"
+    """The API server refused an object; its words are in the message."""
+    ACCEPTED = "Accepted"
+    """The API server took the object as it is."""
+
+    PAUSED_BY_SPEC = "PausedBySpec"
+    """spec.paused or spec.suspend is true."""
+    NOT_PAUSED = "NotPaused"
+    """Neither spec.paused nor spec.suspend is set."""
+    TIME_ZONE_UNKNOWN = "TimeZoneUnknown"
+    """The time zone database does not know spec.timeZone."""
+    SCHEDULE_INVALID = "ScheduleInvalid"
+    """spec.schedule has the shape of a cron line and names no time."""
+    RESULTS_NEEDED = "ResultsNeeded"
+    """concurrencyPolicy Forbid needs results on the pool that works the queue."""
+    BEAT_NOT_RUNNING = "BeatNotRunning"
+    """No beat is elected, so nothing ticks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One condition, as metav1.Condition has it."""
+
+    type: Annotated[str, Prop("What it speaks of, such as Ready.", max_length=316)]
+    status: Annotated[ConditionStatus, Prop("True, False or Unknown.")]
+    reason: Annotated[str, Prop("Why, in one CamelCase word.", min_length=1, max_length=1024)]
+    message: Annotated[
+        str, Prop("Why, for people: what, on which object, and what to do.", max_length=32768)
+    ] = ""
+    observed_generation: Annotated[
+        int | None, Prop("The metadata.generation it was found for.", minimum=0)
+    ] = None
+    last_transition_time: Annotated[datetime | None, Prop("When its status last changed.")] = None
+
+
+def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | None:
+    """Return the condition of that type, or None."""
+    return next((each for each in conditions if each.type == type_), None)
+
+
+def set_condition(conditions: Iterable[Condition], new: Condition, now: datetime) -> tuple[Condition, ...]:
+    """Return `conditions` with `new` in its type's place, the order kept and a new type at the end.
+
+    `new.last_transition_time` is ignored: it stays what it was while the status is unchanged, and is `now` otherwise.
+    """
+    kept = tuple(conditions)
+    old = find_condition(kept, new.type)
+    since = old.last_transition_time if old is not None and old.status == new.status else None
+    new = replace(new, last_transition_time=since or now)
+    if old is None:
+        return (*kept, new)
+    return tuple(new if each.type == new.type else each for each in kept)

@@ -1,0 +1,343 @@
+"""WorkerPool: workers of one application on some queues, how many, and how they come and go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from .conditions import Condition
+from .meta import IntOrString, JsonObject, Prop
+from .objects import ObjectMeta, SecretRef, Source
+
+
+class PoolType(StrEnum):
+    """How a worker runs several tasks at once."""
+
+    PREFORK = "prefork"
+    THREADS = "threads"
+    GEVENT = "gevent"
+    EVENTLET = "eventlet"
+    SOLO = "solo"
+    ASYNCIO = "asyncio"
+
+
+class Acks(StrEnum):
+    """When a message is acknowledged."""
+
+    LATE = "Late"
+    """After the task: a lost worker's task runs again."""
+    EARLY = "Early"
+    """At the task's start: a lost worker's task is lost."""
+
+
+class ScalingMode(StrEnum):
+    """Who chooses the number of workers."""
+
+    MANAGED = "Managed"
+    """Muster, by load."""
+    FIXED = "Fixed"
+    """spec.replicas, as written."""
+    EXTERNAL = "External"
+    """Whoever writes spec.replicas through the scale subresource: an HPA, KEDA or a person."""
+
+
+class PolicyType(StrEnum):
+    """What a scaling policy counts."""
+
+    PODS = "Pods"
+    PERCENT = "Percent"
+
+
+class SelectPolicy(StrEnum):
+    """Which of several scaling policies holds."""
+
+    MAX = "Max"
+    """The one that allows the largest change."""
+    MIN = "Min"
+    """The one that allows the smallest change."""
+    DISABLED = "Disabled"
+    """No change in this direction."""
+
+
+class FallbackBehavior(StrEnum):
+    """What holds while the load cannot be read."""
+
+    HOLD = "Hold"
+    """The size stays."""
+    STATIC = "Static"
+    """Exactly fallback.replicas, though never fewer than now."""
+    AT_LEAST = "AtLeast"
+    """The size stays, or rises to fallback.replicas."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Where results are kept."""
+
+    secret_ref: Annotated[SecretRef, Prop("The Secret whose key url names the result store.")]
+    expires: Annotated[timedelta, Prop("Results older than this are removed.")] = timedelta(days=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoscale:
+    """Bounds of the slots inside one worker."""
+
+    min: Annotated[int, Prop("Fewest slots.", minimum=1, maximum=10_000)]
+    max: Annotated[int, Prop("Most slots.", minimum=1, maximum=10_000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How one worker runs tasks."""
+
+    type: Annotated[PoolType | None, Prop("How several tasks run at once; prefork by default.")] = None
+    custom_pool: Annotated[
+        str | None, Prop("A pool of your own as module:Class, instead of type.", max_length=253)
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        Prop(
+            "Tasks at once in one worker. By default the CPU limit rounded up; 10 for threads, 100 for gevent, "
+            "eventlet and asyncio, 1 for solo.",
+            minimum=1,
+            maximum=10_000,
+        ),
+    ] = None
+    autoscale: Annotated[Autoscale | None, Prop("Lets the slots of a worker follow its load.")] = None
+    max_tasks_per_child: Annotated[
+        int | None, Prop("A child process is replaced after so many tasks.", minimum=1, maximum=1_000_000_000)
+    ] = None
+    max_memory_per_child: Annotated[
+        str | None,
+        Prop(
+            "A child process above this size is replaced after its task.",
+            pattern=r"^[0-9]+(Ki|Mi|Gi|k|M|G)?$",
+            max_length=20,
+        ),
+    ] = None
+    max_age: Annotated[
+        timedelta | None, Prop("A child process older than this is replaced after its task.")
+    ] = None
+
+    @property
+    def effective_type(self) -> PoolType | None:
+        """The type after the default; None for a pool of the user's own."""
+        return None if self.custom_pool else self.type or PoolType.PREFORK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """How messages are taken and given back."""
+
+    acks: Annotated[Acks, Prop("Late: after the task. Early: at its start.")] = Acks.LATE
+    prefetch: Annotated[
+        IntOrString,
+        Prop(
+            "Messages taken ahead for each slot; Auto follows the measured runtime.",
+            minimum=0,
+            maximum=10_000,
+        ),
+    ] = "Auto"
+    lease: Annotated[timedelta, Prop("A worker that is silent for this long loses its messages.")] = (
+        timedelta(seconds=30)
+    )
+    reject_on_worker_lost: Annotated[
+        bool, Prop("With late acks: the task of a lost worker runs again; else it is recorded as failed.")
+    ] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long tasks may run and how often they may start."""
+
+    soft_time_limit: Annotated[timedelta | None, Prop("The task gets SoftTimeLimitExceeded.")] = None
+    time_limit: Annotated[timedelta | None, Prop("The process that runs the task is killed.")] = None
+    rate: Annotated[
+        Mapping[str, str],
+        Prop("Most starts of a task in each worker, such as 100/m, by task name.", max_items=256),
+    ] = field(default_factory=dict)
+    global_rate: Annotated[
+        Mapping[str, str], Prop("Most starts of a task in all workers together, by task name.", max_items=256)
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What Managed scaling aims at."""
+
+    utilization: Annotated[int, Prop("Percent of the slots that shall be busy.", minimum=1, maximum=100)] = 80
+    latency: Annotated[
+        timedelta | None, Prop("How long a message may wait before it starts; not looked at by default.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingPolicy:
+    """A bound on the change within a period."""
+
+    type: Annotated[PolicyType, Prop("Pods or Percent.")]
+    value: Annotated[int, Prop("So many, at most.", minimum=1, maximum=100_000)]
+    period_seconds: Annotated[int, Prop("Within so many seconds.", minimum=1, maximum=1800)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingRules:
+    """How fast the size may change in one direction."""
+
+    stabilization_seconds: Annotated[
+        int, Prop("The size follows the most careful wish of so many past seconds.", minimum=0, maximum=3600)
+    ] = 0
+    select_policy: Annotated[SelectPolicy, Prop("Which of several policies holds.")] = SelectPolicy.MAX
+    policies: Annotated[
+        tuple[ScalingPolicy, ...], Prop("Bounds on the change; none by default.", max_items=16)
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleDownRules(ScalingRules):
+    """How fast the size may fall."""
+
+    stabilization_seconds: Annotated[
+        int, Prop("The size follows the most careful wish of so many past seconds.", minimum=0, maximum=3600)
+    ] = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behavior:
+    """How fast the size may change."""
+
+    scale_up: Annotated[ScalingRules, Prop("On the way up.")] = field(default_factory=ScalingRules)
+    scale_down: Annotated[ScaleDownRules, Prop("On the way down.")] = field(default_factory=ScaleDownRules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """A time in which the pool is never smaller than so many; of several the highest holds."""
+
+    schedule: Annotated[str, Prop("When it begins, as a cron line.", max_length=100)]
+    until: Annotated[str, Prop("When it ends, as a cron line.", max_length=100)]
+    time_zone: Annotated[str, Prop("The zone of both lines, such as Europe/Berlin.", max_length=64)] = (
+        "Etc/UTC"
+    )
+    replicas: Annotated[int, Prop("Fewest workers in that time.", minimum=1, maximum=10_000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fallback:
+    """What holds while the load cannot be read."""
+
+    after: Annotated[timedelta, Prop("How long it must have been unreadable.")] = timedelta(seconds=30)
+    behavior: Annotated[FallbackBehavior, Prop("Hold, Static or AtLeast.")] = FallbackBehavior.HOLD
+    replicas: Annotated[int | None, Prop("The size for Static and AtLeast.", minimum=0, maximum=10_000)] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """How many workers there are."""
+
+    mode: Annotated[ScalingMode, Prop("Who chooses the size.")] = ScalingMode.MANAGED
+    min_replicas: Annotated[int, Prop("Fewest workers.", minimum=0, maximum=10_000)] = 0
+    max_replicas: Annotated[int, Prop("Most workers.", minimum=1, maximum=10_000)] = 10
+    target: Annotated[Target, Prop("What Managed scaling aims at.")] = field(default_factory=Target)
+    behavior: Annotated[Behavior, Prop("How fast the size may change.")] = field(default_factory=Behavior)
+    floors: Annotated[tuple[Floor, ...], Prop("Times in which more workers stand ready.", max_items=16)] = ()
+    fallback: Annotated[Fallback, Prop("What holds while the load cannot be read.")] = field(
+        default_factory=Fallback
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drain:
+    """How workers leave."""
+
+    timeout: Annotated[timedelta, Prop("How long a leaving worker may finish its tasks.")] = timedelta(
+        minutes=10
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPoolSpec:
+    """What the pool shall be."""
+
+    image: Annotated[
+        str, Prop("The image with the application and Muster's engine.", min_length=1, max_length=512)
+    ]
+    app: Annotated[str, Prop("The application: what muster -A takes.", min_length=1, max_length=253)]
+    queues: Annotated[
+        tuple[str, ...],
+        Prop(
+            "Names of TaskQueues in order of preference, all on one broker.",
+            min_items=1,
+            max_items=64,
+            max_length=253,
+        ),
+    ]
+    results: Annotated[Results | None, Prop("Where results are kept; without it they are ignored.")] = None
+    pool: Annotated[Pool, Prop("How one worker runs tasks.")] = field(default_factory=Pool)
+    delivery: Annotated[Delivery, Prop("How messages are taken and given back.")] = field(
+        default_factory=Delivery
+    )
+    limits: Annotated[Limits, Prop("How long tasks may run and how often they may start.")] = field(
+        default_factory=Limits
+    )
+    replicas: Annotated[
+        int, Prop("The size in the modes Fixed and External; Managed ignores it.", minimum=0, maximum=10_000)
+    ] = 1
+    scaling: Annotated[Scaling, Prop("How many workers there are.")] = field(default_factory=Scaling)
+    drain: Annotated[Drain, Prop("How workers leave.")] = field(default_factory=Drain)
+    paused: Annotated[bool, Prop("Nothing is started, running tasks finish, the pool goes to zero.")] = False
+    template: Annotated[JsonObject, Prop("A pod template that is merged over Muster's own.")] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastDecision:
+    """The latest change of size, and why."""
+
+    from_: Annotated[int, Prop("Replicas before.", minimum=0)]
+    to: Annotated[int, Prop("Replicas after.", minimum=0)]
+    reason: Annotated[str, Prop("Why, in one CamelCase word.", max_length=128)]
+    inputs: Annotated[JsonObject, Prop("What it was decided from.")] = field(default_factory=dict)
+    time: Annotated[datetime, Prop("When.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPoolStatus:
+    """What the pool is. Figures are rounded and written rarely; live ones come from metrics."""
+
+    observed_generation: Annotated[
+        int | None, Prop("The generation that this status speaks of.", minimum=0)
+    ] = None
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Prop("What is true of it.", list_type="map", list_map_keys=("type",), max_items=32),
+    ] = ()
+    replicas: Annotated[int | None, Prop("Pods that exist; what the scale subresource shows.", minimum=0)] = (
+        None
+    )
+    selector: Annotated[
+        str | None, Prop("Selects the pool's pods; for the scale subresource.", max_length=512)
+    ] = None
+    desired: Annotated[int | None, Prop("Workers that there shall be.", minimum=0)] = None
+    ready: Annotated[int | None, Prop("Workers that take tasks.", minimum=0)] = None
+    busy: Annotated[int | None, Prop("Slots that run a task.", minimum=0)] = None
+    slots: Annotated[int | None, Prop("Slots of all ready workers.", minimum=0)] = None
+    depth: Annotated[int | None, Prop("Messages that wait on its queues.", minimum=0)] = None
+    in_flight: Annotated[int | None, Prop("Messages of its queues that workers hold.", minimum=0)] = None
+    oldest_age: Annotated[timedelta | None, Prop("How long the oldest waiting message waits.")] = None
+    oldest_age_source: Annotated[Source | None, Prop("How oldestAge was obtained.")] = None
+    deployment: Annotated[str | None, Prop("The Deployment of the current version.", max_length=63)] = None
+    last_decision: Annotated[LastDecision | None, Prop("The latest change of size, and why.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPool:
+    """Workers of one application on some queues."""
+
+    metadata: ObjectMeta
+    spec: WorkerPoolSpec
+    status: WorkerPoolStatus = field(default_factory=WorkerPoolStatus)
