@@ -1,9 +1,9 @@
 """Errors of the engine, by who must act.
 
 MusterError
-├── ConfigurationError      the user: a name, URL, option or setting is wrong; the command line prints it, exit 2
+├── ConfigurationError      the user: a name, URL, option or setting is wrong; exit code 2
 └── BrokerUnavailable       the world outside: try again later
-    └── BrokerRefused       … but it will go on failing until somebody changes something (password, permission)
+    └── BrokerRefused       … but it will go on failing until somebody changes a password or permission
 
 Celery's own exceptions, which tasks raise and results carry, stand in `muster.exceptions`.
 """
