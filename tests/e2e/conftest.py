@@ -1,0 +1,48 @@
+"""What end-to-end tests ask for: the cluster, and a namespace of their own.
+
+The cluster is the one of `make cluster`. Without it these tests are skipped on a laptop and fail in CI.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kube import Cluster
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The kind cluster named by MUSTER_CLUSTER (default `muster`)."""
+    folder = ROOT / ".cluster" / os.environ.get("MUSTER_CLUSTER", "muster")
+    try:
+        handle = Cluster.connect(folder)
+    except (FileNotFoundError, ConnectionError) as error:
+        pytest.skip(str(error))  # tests/conftest.py turns a skip into a failure in CI
+    yield handle
+    handle.close()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh namespace under the restricted pod security level; it must be deletable afterwards."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:40].strip("-")
+    name = f"{words}-{secrets.token_hex(3)}"
+    cluster.create_namespace(name)
+    yield name
+    cluster.delete_namespace(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Add the namespace's pods and events to the report of a test that failed in it."""
+    report = yield
+    arguments = getattr(item, "funcargs", {})
+    if report.failed and call.when == "call" and {"cluster", "namespace"} <= arguments.keys():
+        report.sections.append(("namespace", arguments["cluster"].describe(arguments["namespace"])))
+    return report
