@@ -1,0 +1,120 @@
+"""From a broker URL to a transport, publisher or observer. Callers: the worker, the application, beat.
+
+A URL's scheme chooses the implementation, which is imported only then: an idle worker carries no more than
+it uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from muster.errors import ConfigurationError
+from muster.transports.base import Observer, Publisher, Transport
+from muster.wire.keys import RedisKeys
+
+if TYPE_CHECKING:
+    from muster.transports.redis import Server
+
+REDIS_SCHEMES = frozenset({"redis", "rediss", "unix"})
+
+
+def _scheme(url: str) -> str:
+    scheme = urlsplit(url).scheme
+    if scheme in REDIS_SCHEMES or scheme == "sqlite":
+        return scheme
+    raise ConfigurationError(
+        f"no transport for a broker URL that begins with {scheme or url.split('://', 1)[0]!r}: "
+        "use redis://, rediss:// or sqlite:///"
+    )
+
+
+def redis_keys(options: Mapping[str, Any]) -> RedisKeys:
+    """Return the names that Celery's `broker_transport_options` lead to."""
+    return RedisKeys(
+        prefix=options.get("global_keyprefix", ""),
+        unacked_key=options.get("unacked_key", "unacked"),
+        unacked_index_key=options.get("unacked_index_key", "unacked_index"),
+    )
+
+
+def _server(url: str, options: Mapping[str, Any]) -> "Server":
+    from muster.transports.redis import Server
+
+    passed_on = ("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval")
+    try:
+        return Server(
+            url, redis_keys(options), {name: options[name] for name in passed_on if name in options}
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"the broker URL cannot be used: {error}") from None
+
+
+def same_database(one: str, other: str) -> bool:
+    """Whether two URLs name one database, so that one transaction covers both."""
+    if _scheme(one) == "sqlite" or urlsplit(other).scheme == "sqlite":
+        return one == other
+    from muster.transports.redis import place_of
+
+    return urlsplit(other).scheme == urlsplit(one).scheme and place_of(one) == place_of(other)
+
+
+def connect_transport(
+    url: str,
+    *,
+    queues: Sequence[str],
+    worker: str,
+    pool: str,
+    lease_seconds: float,
+    dead_letters: Mapping[str, str],
+    options: Mapping[str, Any],
+    results_prefix: str | None,
+) -> Transport:
+    """Return a worker's transport. `results_prefix`: key prefix of results in the same database, else None.
+
+    `options` are Celery's `broker_transport_options`. Raises ConfigurationError.
+    """
+    if _scheme(url) == "sqlite":
+        from muster.transports.sqlite import SQLiteTransport
+
+        return SQLiteTransport(
+            url,
+            queues=queues,
+            worker=worker,
+            pool=pool,
+            lease_seconds=lease_seconds,
+            dead_letters=dict(dead_letters),
+            results_joined=results_prefix is not None,
+        )
+    from muster.transports.redis import RedisTransport
+
+    return RedisTransport(
+        _server(url, options),
+        queues=queues,
+        worker=worker,
+        pool=pool,
+        lease_seconds=lease_seconds,
+        dead_letters=dict(dead_letters),
+        results=None if results_prefix is None else RedisKeys(prefix=results_prefix),
+    )
+
+
+def connect_publisher(url: str, options: Mapping[str, Any]) -> Publisher:
+    """Return a client's publisher. Raises ConfigurationError."""
+    if _scheme(url) == "sqlite":
+        from muster.transports.sqlite import SQLitePublisher
+
+        return SQLitePublisher(url)
+    from muster.transports.redis import RedisPublisher
+
+    return RedisPublisher(_server(url, options))
+
+
+def connect_observer(url: str, options: Mapping[str, Any], dead_letters: Mapping[str, str]) -> Observer:
+    """Return a reader of queues and reports. Raises ConfigurationError."""
+    if _scheme(url) == "sqlite":
+        from muster.transports.sqlite import SQLiteObserver
+
+        return SQLiteObserver(url, dead_letters=dict(dead_letters))
+    from muster.transports.redis import RedisObserver
+
+    return RedisObserver(_server(url, options), dict(dead_letters))

@@ -1,0 +1,95 @@
+-- One turn of a worker's loop: settlements, then starts, then the claim.
+-- args = {settle, start, claim, run, worker, first number, lease seconds, queues}
+--   settle = {{tag, queue, verdict, reason, text, eta, result, publish, dead letter name}, …}
+--   start = {{tag, queue, extra run}, …};  queues = {name, …} in order of preference
+-- Returns {now, settled bits, started bits, index of queue, step, message, index of queue, …}.
+local ACK, RETURN, LOST, DEAD, DEFER, REQUEUE = 0, 1, 2, 3, 4, 5
+local settle, start, limit, run, worker, first, lease, queues = unpack(args)
+
+local settled, started = {}, {}
+local done_tags = {}
+for i, s in ipairs(settle) do
+  local tag, queue, verdict = s[1], s[2], s[3]
+  local ours = redis.call('ZREM', running_key(queue), tag) + redis.call('ZREM', claimed_key(queue), tag) > 0
+  local result = s[7]
+  if #result > 0 then store_result(result[6], result[2], result[3], result[4], result[5]) end
+  settled[i] = ours and '1' or '0'
+  if ours then
+    for _, p in ipairs(s[8]) do publish(p[1], p[2], p[3], p[4], p[5]) end
+    if verdict == ACK then
+      done_tags[#done_tags + 1] = tag
+    elseif verdict == DEFER then
+      wait_until(tag, queue, s[6])
+    else
+      local message = take(tag, queue)
+      if message then
+        local list = list_key(queue, step_of(tag))
+        if verdict == RETURN then redis.call('RPUSH', list, message)
+        elseif verdict == LOST then redis.call('RPUSH', list, with_loss(message, s[4]))
+        elseif verdict == REQUEUE then redis.call('LPUSH', list, message)
+        elseif verdict == DEAD then
+          local dead = prefix .. s[9]
+          redis.call('XADD', dead, 'MAXLEN', '~', 100000, '*',
+            'reason', s[4], 'text', s[5], 'queue', queue, 'message', message)
+          redis.call('XTRIM', dead, 'MINID', '~', string.format('%d', (now - 7 * 86400) * 1000))
+        end
+      end
+    end
+  end
+end
+if #done_tags > 0 then
+  redis.call('ZREM', unacked_index, unpack(done_tags))
+  redis.call('HDEL', unacked, unpack(done_tags))
+end
+
+local deadline = number(now + lease)
+for i, s in ipairs(start) do
+  local ours = redis.call('ZREM', claimed_key(s[2]), s[1]) == 1
+  if ours then
+    redis.call('ZADD', running_key(s[2]), deadline, s[1])
+    if s[3] ~= '' then redis.call('HINCRBY', prefix .. 'muster.extra_runs', s[3], 1) end
+  end
+  started[i] = ours and '1' or '0'
+end
+
+local out = {number(now), table.concat(settled), table.concat(started)}
+if limit > 0 then
+  local at = number(now)
+  local index, hash = {}, {}
+  for _, step in ipairs({'0', '3', '6', '9'}) do
+    for q, queue in ipairs(queues) do
+      if limit > 0 then
+        local got = redis.call('RPOP', list_key(queue, step), limit)
+        if got then
+          local claimed, running = {}, {}
+          local tail = ',"",' .. routing_key(queue) .. ']'
+          for _, message in ipairs(got) do
+            local tag = 'muster:' .. step .. ':' .. worker .. ':' .. string.format('%d', first)
+            first = first + 1
+            hash[#hash + 1] = tag
+            hash[#hash + 1] = '[' .. message .. tail
+            index[#index + 1] = at
+            index[#index + 1] = tag
+            -- what may have run before is counted when it starts, so it is never started here
+            local fresh = run > 0 and string.sub(message, 1, 19) ~= '{"x-muster-losses":'
+            local lease_set = fresh and running or claimed
+            lease_set[#lease_set + 1] = deadline
+            lease_set[#lease_set + 1] = tag
+            if fresh then run = run - 1 end
+            out[#out + 1] = fresh and q or -q
+            out[#out + 1] = step
+            out[#out + 1] = message
+          end
+          limit = limit - #got
+          if #claimed > 0 then redis.call('ZADD', claimed_key(queue), unpack(claimed)) end
+          if #running > 0 then redis.call('ZADD', running_key(queue), unpack(running)) end
+        end
+      end
+    end
+  end
+  if #hash > 0 then
+    redis.call('HSET', unacked, unpack(hash))
+    redis.call('ZADD', unacked_index, unpack(index))
+  end
+end
+return out

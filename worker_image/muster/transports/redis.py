@@ -1,0 +1,433 @@
+"""The Redis transport: Celery's queues, with claims that cannot be lost.
+
+Every change is one Lua script (`lua/`), so a message is always in exactly one place. The loop's calls go
+over one connection; each list that is watched has one more, because a wait blocks it. Needs Redis 6.2.
+
+Facts that shaped it: `BLMOVE q q RIGHT RIGHT` waits for a message and takes none. Scores of Celery's
+`unacked_index` are times of claims, so renewing ours keeps Celery's workers from restoring them, and a
+score in the future lets a message wait for its ETA.
+"""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from muster.core.effects import Publication
+from muster.errors import BrokerRefused, BrokerUnavailable
+from muster.transports.base import Delivery, QueueDepth, Settlement, Tick, Ticked, Turn, Turned
+from muster.wire.errors import MalformedMessage
+from muster.wire.keys import PRIORITY_STEPS, RedisKeys, priority_step
+from muster.wire.lua import fragment
+from muster.wire.message import peek
+
+SOCKET_TIMEOUT_SECONDS: Final = 10.0
+WAIT_SECONDS: Final = 5.0
+"""How long one blocking wait lasts: an idle queue costs a command each time."""
+MAX_CLAIM: Final = 1000
+"""Lua cannot unpack more than some 8,000 values at once."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def _script(name: str, *fragments: str) -> str:
+    own = files(__package__).joinpath("lua")
+    return "\n".join(
+        [own.joinpath("common.lua").read_text(), *fragments, own.joinpath(f"{name}.lua").read_text()]
+    )
+
+
+@contextmanager
+def outage(place: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours. `place` names the server without a password."""
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise BrokerRefused(f"Redis at {place} refuses our credentials: {error}") from error
+    except redis.ResponseError as error:
+        if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            raise BrokerRefused(f"Redis at {place} refuses our credentials: {error}") from error
+        raise BrokerUnavailable(f"Redis at {place} answers with an error: {error}") from error
+    except (redis.RedisError, OSError) as error:
+        raise BrokerUnavailable(f"Redis at {place} cannot be reached: {error}") from error
+
+
+def place_of(url: str) -> str:
+    """Return host, port and database of a Redis URL, without user and password."""
+    options: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    return f"{where}/{options.get('db', 0)}"
+
+
+class Server:
+    """One connection to one Redis database, with our scripts. Reconnects by itself; survives a fork."""
+
+    def __init__(self, url: str, keys: RedisKeys, options: dict[str, Any] | None = None) -> None:
+        self.url = url
+        self.keys = keys
+        self.place = place_of(url)
+        self._options = options or {}
+        self._client: redis.Redis | None = None
+        self._pid = 0
+        self._scripts: dict[str, tuple[str, str]] = {}
+
+    def new_client(self, **changes: Any) -> redis.Redis:
+        """Return a client of its own, which never retries by itself: what to repeat is ours to decide."""
+        settings = {
+            "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_keepalive": True,
+            "retry": Retry(NoBackoff(), 0),
+            **self._options,
+            **changes,
+        }
+        return redis.Redis.from_url(self.url, **settings)
+
+    @property
+    def client(self) -> redis.Redis:
+        """The connection of this process; a child after a fork gets one of its own."""
+        if self._client is None or self._pid != os.getpid():
+            self._client = self.new_client()
+            self._pid = os.getpid()
+        return self._client
+
+    def run(self, name: str, args: Any, *fragments: str) -> Any:
+        """Run one of our scripts."""
+        if name not in self._scripts:
+            text = _script(name, *fragments)
+            self._scripts[name] = (text, self.client.script_load(text))
+        text, sha = self._scripts[name]
+        argv = (self.keys.prefix, self.keys.unacked, self.keys.unacked_index, _pack(args))
+        try:
+            return self.client.evalsha(sha, 0, *argv)
+        except redis.exceptions.NoScriptError:  # the server was restarted, or its scripts flushed
+            return self.client.eval(text, 0, *argv)
+
+    def close(self) -> None:
+        """Give up the connection."""
+        if self._client is not None and self._pid == os.getpid():
+            self._client.close()
+        self._client = None
+
+
+def _tag(publication: Publication) -> str:
+    return f"muster:{priority_step(publication.priority)}:client:{uuid.uuid4().hex}"
+
+
+def _publication(publication: Publication) -> tuple[str, str, str, float, str]:
+    return (
+        publication.queue,
+        publication.raw.decode(),  # as text: Redis' MessagePack knows no bytes before 7.2
+        str(priority_step(publication.priority)),
+        publication.eta,
+        _tag(publication) if publication.eta else "",
+    )
+
+
+class RedisTransport:
+    """A worker's side; see `muster.transports.base.Transport`.
+
+    `results` are the keys of the result store when it is the same database (then a turn stores results in
+    the same script), else None.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        queues: Sequence[str],
+        worker: str,
+        pool: str,
+        lease_seconds: float,
+        dead_letters: dict[str, str],
+        results: RedisKeys | None = None,
+    ) -> None:
+        self._server = server
+        self._queues = list(queues)
+        self._worker = worker
+        self._pool = pool
+        self._lease = lease_seconds
+        self._dead = dead_letters
+        self._results = results
+        self._next = 1
+        self._watch: RedisWatch | None = None
+
+    def turn(self, turn: Turn) -> Turned:
+        """Carry out settlements, then starts, then the claim, in one script."""
+        claim = min(turn.claim, MAX_CLAIM)
+        args = (
+            [self._settlement(settlement) for settlement in turn.settle],
+            [(start.tag, start.queue, start.extra_run) for start in turn.start],
+            claim,
+            turn.run,
+            self._worker,
+            self._next,
+            self._lease,
+            self._queues,
+        )
+        with outage(self._server.place):
+            reply = self._server.run("turn", args, fragment("result"))
+        first = self._next
+        # claims whose answer got lost may have used numbers too: never use one twice
+        self._next += claim
+        deliveries = []
+        for position in range(3, len(reply), 3):
+            index, step, raw = reply[position : position + 3]
+            queue = self._queues[abs(index) - 1]
+            tag = f"muster:{step.decode()}:{self._worker}:{first + (position - 3) // 3}"
+            deliveries.append(Delivery(tag, queue, raw, index > 0))
+            if step != b"0" and self._watch is not None:
+                self._watch.add(self._server.keys.queue(queue, int(step)))
+        return Turned(
+            settled=[bit == 49 for bit in reply[1]],
+            started=[bit == 49 for bit in reply[2]],
+            deliveries=deliveries,
+            now=float(reply[0]),
+        )
+
+    def _settlement(self, settlement: Settlement) -> tuple[Any, ...]:
+        result: tuple[Any, ...] = ()
+        if settlement.result is not None and self._results is not None:
+            stored = settlement.result
+            result = (
+                stored.task_id,
+                stored.document.decode(),
+                stored.status,
+                stored.retries,
+                stored.expires_seconds,
+                self._results.result(stored.task_id),
+            )
+        return (
+            settlement.tag,
+            settlement.queue,
+            int(settlement.verdict),
+            settlement.reason,
+            settlement.text,
+            settlement.eta,
+            result,
+            [_publication(publication) for publication in settlement.publish],
+            self._dead.get(settlement.queue, f"{settlement.queue}.dead"),
+        )
+
+    def tick(self, tick: Tick) -> Ticked:
+        """Renew leases, end expired ones of anybody, move due ETAs, report, read the mailbox."""
+        renew: dict[str, list[str]] = {}
+        for queue, tag in tick.renew:
+            renew.setdefault(queue, []).append(tag)
+        args = (
+            list(renew.items()),
+            (tick.report or b"").decode(),
+            tick.revoked_after,
+            self._worker,
+            self._pool,
+            self._lease,
+            self._queues,
+        )
+        with outage(self._server.place):
+            now, next_eta, commands, revoked, gone = self._server.run("tick", args)
+        return Ticked(
+            now=float(now),
+            next_eta=float(next_eta) if next_eta else None,
+            commands=commands,
+            revoked=[task_id.decode() for task_id in revoked],
+            gone=[tag.decode() for tag in gone],
+        )
+
+    def watch(self, notify: Callable[[], None]) -> "RedisWatch":
+        """Return a watch over the base lists; a priority list joins when it has once been used."""
+        self._watch = RedisWatch(self._server, notify)
+        for queue in self._queues:
+            self._watch.add(self._server.keys.queue(queue))
+        return self._watch
+
+    def close(self) -> None:
+        """Give up the connections."""
+        if self._watch is not None:
+            self._watch.close()
+        self._server.close()
+
+
+class RedisWatch:
+    """Waits on each list in a thread of its own; none takes a message."""
+
+    def __init__(self, server: Server, notify: Callable[[], None]) -> None:
+        self._server = server
+        self._notify = notify
+        self._armed = threading.Condition()
+        self._is_armed = False
+        self._closed = False
+        self._clients: dict[str, redis.Redis] = {}
+
+    def add(self, key: str) -> None:
+        """Watch one more list."""
+        if key not in self._clients:
+            self._clients[key] = self._server.new_client(socket_timeout=WAIT_SECONDS + SOCKET_TIMEOUT_SECONDS)
+            threading.Thread(target=self._wait, args=(key,), name=f"watch {key!r}", daemon=True).start()
+
+    def arm(self) -> None:
+        """Ask for one notification."""
+        with self._armed:
+            if not self._is_armed:
+                self._is_armed = True
+                self._armed.notify_all()
+
+    def _fire(self) -> None:
+        with self._armed:
+            fire, self._is_armed = self._is_armed, False
+        if fire:
+            self._notify()
+
+    def _wait(self, key: str) -> None:
+        client = self._clients[key]
+        while True:
+            with self._armed:
+                self._armed.wait_for(lambda: self._is_armed or self._closed)
+            if self._closed:
+                return
+            try:
+                if client.blmove(key, key, WAIT_SECONDS, "RIGHT", "RIGHT") is not None:  # type: ignore[arg-type]
+                    self._fire()
+            except (redis.RedisError, OSError, ValueError):
+                if self._closed:
+                    return
+                self._fire()  # the loop's own call finds out what is wrong, and waits before the next
+                time.sleep(0.1)
+
+    def close(self) -> None:
+        """Stop waiting: blocked waits end with their connections."""
+        with self._armed:
+            self._closed = True
+            self._armed.notify_all()
+        for client in self._clients.values():
+            client.connection_pool.disconnect(inuse_connections=True)
+
+
+class RedisPublisher:
+    """A client's side; see `muster.transports.base.Publisher`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Put messages into their queues: one variadic push for each list, a script when some must wait."""
+        if self._pid != os.getpid():  # a lock held by another thread of the parent stays locked in a child
+            self._lock, self._pid = threading.Lock(), os.getpid()
+        with self._lock, outage(self._server.place):
+            if any(publication.eta for publication in publications):
+                self._server.run("publish", [_publication(publication) for publication in publications])
+                return
+            lists: dict[str, list[bytes]] = {}
+            for publication in publications:
+                key = self._server.keys.queue(publication.queue, priority_step(publication.priority))
+                lists.setdefault(key, []).append(publication.raw)
+            if len(lists) == 1:
+                [(key, raws)] = lists.items()
+                self._server.client.lpush(key, *raws)
+                return
+            pipeline = self._server.client.pipeline(transaction=True)
+            for key, raws in lists.items():
+                pipeline.lpush(key, *raws)
+            pipeline.execute()
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._server.close()
+
+
+class RedisObserver:
+    """Reads queues and reports; see `muster.transports.base.Observer`."""
+
+    def __init__(self, server: Server, dead_letters: dict[str, str] | None = None) -> None:
+        self._server = server
+        self._dead = dead_letters or {}
+
+    def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
+        """Return the depth of each queue: two round trips, one for the time."""
+        keys = self._server.keys
+        with outage(self._server.place):
+            seconds, micros = self._server.client.time()
+            now = seconds + micros / 1e6
+            pipeline = self._server.client.pipeline(transaction=False)
+            for queue in queues:
+                for key in keys.queues(queue):
+                    pipeline.llen(key)
+                eta = keys.eta(queue)
+                for lease_set in (keys.claimed(queue), keys.running(queue)):
+                    pipeline.zcard(lease_set)
+                    pipeline.zcount(lease_set, "-inf", now)
+                pipeline.zcount(eta, "-inf", now + horizon_seconds)
+                pipeline.zcard(eta)
+                pipeline.xlen(keys.dead(self._dead.get(queue, f"{queue}.dead")))
+                pipeline.lindex(keys.queue(queue), 0)
+            replies = pipeline.execute()
+        width = len(PRIORITY_STEPS) + 8
+        depths = {}
+        for position, queue in enumerate(queues):
+            part = replies[position * width : (position + 1) * width]
+            claimed, dead_claims, running, dead_runs, due, waiting, dead, newest = part[len(PRIORITY_STEPS) :]
+            depths[queue] = QueueDepth(
+                ready=sum(part[: len(PRIORITY_STEPS)]),
+                claimed=claimed,
+                running=running,
+                expired=dead_claims + dead_runs,
+                due=due,
+                waiting=waiting,
+                dead=dead,
+                newest_id=_id_of(newest),
+            )
+        return depths
+
+    def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
+        """Return (age in seconds, report) of the pool's workers."""
+        with outage(self._server.place):
+            pipeline = self._server.client.pipeline(transaction=False)
+            pipeline.time()
+            pipeline.hvals(self._server.keys.reports(pool))
+            (seconds, micros), values = pipeline.execute()
+        now = seconds + micros / 1e6
+        found = []
+        for value in values:
+            at, _, report = value.partition(b" ")
+            age = now - float(at)
+            if age <= max_age_seconds:
+                found.append((max(age, 0.0), report))
+        return found
+
+    def send(self, worker: str, control: bytes) -> None:
+        """Put a control message into a worker's mailbox; unread it is gone after ten minutes."""
+        key = self._server.keys.control(worker)
+        with outage(self._server.place):
+            pipeline = self._server.client.pipeline(transaction=True)
+            pipeline.rpush(key, control)
+            pipeline.expire(key, 600)
+            pipeline.execute()
+
+    def extra_runs(self) -> dict[tuple[str, str, str], int]:
+        """Return the starts beyond the first by (queue, task, cause)."""
+        with outage(self._server.place):
+            counts = self._server.client.hgetall(self._server.keys.extra_runs)
+        return {tuple(msgspec.json.decode(field)): int(count) for field, count in counts.items()}
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._server.close()
+
+
+def _id_of(raw: bytes | None) -> str:
+    if raw is None:
+        return ""
+    try:
+        return peek(raw).id
+    except MalformedMessage:
+        return ""
