@@ -30,6 +30,9 @@ class Verdict(IntEnum):
     """Waits on the broker for its ETA."""
     REQUEUE = 5
     """Back to its queue as it came, behind the others: the task asked for it (`Reject(requeue=True)`)."""
+    ACKED = 6
+    """It was acknowledged before it started (early ack), or there is no message at all (`tag` is empty):
+    only `result` and `publish` remain, and they are carried out."""
 
 
 class Delivery(msgspec.Struct, frozen=True):

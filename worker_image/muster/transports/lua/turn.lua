@@ -3,14 +3,15 @@
 --   settle = {{tag, queue, verdict, reason, text, eta, result, publish, dead letter name}, …}
 --   start = {{tag, queue, extra run}, …};  queues = {name, …} in order of preference
 -- Returns {now, settled bits, started bits, index of queue, step, message, index of queue, …}.
-local ACK, RETURN, LOST, DEAD, DEFER, REQUEUE = 0, 1, 2, 3, 4, 5
+local ACK, RETURN, LOST, DEAD, DEFER, REQUEUE, ACKED = 0, 1, 2, 3, 4, 5, 6
 local settle, start, limit, run, worker, first, lease, queues = unpack(args)
 
 local settled, started = {}, {}
 local done_tags = {}
 for i, s in ipairs(settle) do
   local tag, queue, verdict = s[1], s[2], s[3]
-  local ours = redis.call('ZREM', running_key(queue), tag) + redis.call('ZREM', claimed_key(queue), tag) > 0
+  local ours = verdict == ACKED
+    or redis.call('ZREM', running_key(queue), tag) + redis.call('ZREM', claimed_key(queue), tag) > 0
   local result = s[7]
   if #result > 0 then store_result(result[6], result[2], result[3], result[4], result[5]) end
   settled[i] = ours and '1' or '0'
@@ -20,7 +21,7 @@ for i, s in ipairs(settle) do
       done_tags[#done_tags + 1] = tag
     elseif verdict == DEFER then
       wait_until(tag, queue, s[6])
-    else
+    elseif verdict ~= ACKED then
       local message = take(tag, queue)
       if message then
         local list = list_key(queue, step_of(tag))
