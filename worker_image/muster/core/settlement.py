@@ -10,7 +10,7 @@ from muster.core.policy import Policy
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """`verdict` is the name of a `transports.base.Verdict`. `store`: put the run's document into the store."""
+    """`verdict` names a `transports.base.Verdict`; `store`: put the run's document into the store."""
 
     verdict: str
     store: bool = True

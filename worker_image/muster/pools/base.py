@@ -63,7 +63,14 @@ class Running(msgspec.Struct, frozen=True):
     age_seconds: float
 
 
-Event: TypeAlias = Outcome | Lost | Returned
+class Publish(msgspec.Struct, frozen=True):
+    """A running task asks to publish; it waits until `Pool.published` is called with this token."""
+
+    token: int
+    publications: Sequence[Publication]
+
+
+Event: TypeAlias = Outcome | Lost | Returned | Publish
 
 
 class Executor(Protocol):
@@ -72,9 +79,34 @@ class Executor(Protocol):
     def __call__(self, job: Job) -> Outcome:
         """Run the job's message to its end."""
 
+    def interrupted(self, job: Job, error: BaseException) -> Outcome:
+        """Return the outcome of a run that `error` ended just outside the task's own code."""
 
-LoadExecutor: TypeAlias = Callable[[], Executor]
-"""Imports the user's application and returns its executor; called where tasks are to run."""
+
+PublishFunction: TypeAlias = Callable[[Sequence[Publication]], None]
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """The user's application, ready to run."""
+
+    execute: Executor
+    greeting: bytes
+    """What the application tells the worker of itself; the pool carries it and does not look inside."""
+    enter: Callable[[PublishFunction | None], None]
+    """Called once in each process that runs tasks, with how to publish from there (None: by itself)."""
+
+
+LoadExecutor: TypeAlias = Callable[[], Loaded]
+"""Imports the user's application; called where tasks are to run. Raises ConfigurationError."""
+
+
+class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pool is told when it starts; 0 means without limit. The child settings are prefork's."""
+
+    slots: int
+    max_tasks_per_child: int = 0
+    max_memory_per_child_bytes: int = 0
+    max_age_seconds: float = 0.0
 
 
 class Pool(Protocol):
@@ -82,8 +114,14 @@ class Pool(Protocol):
 
     slots: int
 
-    def start(self, notify: Callable[[], None]) -> None:
-        """Bring the slots up. Raises ConfigurationError when the application cannot be loaded."""
+    def load(self) -> bytes:
+        """Load the application and return its greeting. Raises ConfigurationError when it cannot be."""
+
+    def start(self, settings: PoolSettings, notify: Callable[[], None]) -> None:
+        """Bring the slots up."""
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that is readable when `collect` has something; None: `notify` is called."""
 
     def room(self, depth: int) -> int:
         """Return how many more jobs may be submitted when each slot may hold `depth` of them."""
@@ -94,6 +132,9 @@ class Pool(Protocol):
     def collect(self) -> Sequence[Event]:
         """Return what has happened since the last call."""
 
+    def published(self, tokens: Sequence[int], error: str) -> None:
+        """Let tasks that asked to publish go on; with an error when `error` is not empty."""
+
     def running(self) -> Sequence[Running]:
         """Return what runs now."""
 
@@ -101,7 +142,7 @@ class Pool(Protocol):
         """Give back, by `collect`, what was submitted and has not started."""
 
     def check(self) -> float:
-        """Enforce time limits, replace what died. Returns seconds until it wants to be called again."""
+        """Enforce limits, replace what died. Returns the seconds until it wants to be called again."""
 
     def stop(self) -> None:
-        """End idle slots and wait for them; what still runs is killed."""
+        """End the slots; what still runs is killed where it can be."""

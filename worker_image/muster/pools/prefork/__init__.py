@@ -1,0 +1,413 @@
+"""The prefork pool: tasks run in child processes, which can be limited, killed and replaced.
+
+Three roles (DESIGN: an I/O parent, a template, children). This module is the parent's side: it runs no
+user code. It gives each child a few jobs over a socket of its own and takes back the ones not yet read when
+their child is busy, stopped or dead, so that a bad task harms no other.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from muster.core.effects import Publication
+from muster.errors import ConfigurationError, MusterError
+from muster.pools.base import (
+    Event,
+    Job,
+    LoadExecutor,
+    Lost,
+    Outcome,
+    PoolSettings,
+    Publish,
+    Returned,
+    Running,
+)
+from muster.pools.prefork import child as child_process
+from muster.pools.prefork import template
+from muster.pools.prefork.frames import Reader, pair, send
+from muster.pools.prefork.page import Page, new_page_file
+
+STUCK_SECONDS: Final = 0.02
+"""A child that has been at one job for so long gets the jobs behind it taken back."""
+CHECK_SECONDS: Final = 1.0
+
+_decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
+_decode_publications = msgspec.msgpack.Decoder(list[Publication]).decode
+_decode_job = msgspec.msgpack.Decoder(Job).decode
+_decode_exited = msgspec.msgpack.Decoder(template.Exited).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class PoolBroken(MusterError):
+    """Raised when the template process is gone: no child can be made any more."""
+
+
+class _Child:
+    """The parent's view of one child."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.end, self.their_end = pair()
+        self.end.setblocking(False)
+        self.descriptor = new_page_file()
+        self.page = Page(self.descriptor)
+        self.reader = Reader(self.end)
+        self.thief = Reader(self.their_end)
+        self.pid = 0
+        self.born = time.monotonic()
+        self.jobs: dict[int, Job] = {}
+        """Handed over and not reported, in order."""
+        self.finished = 0
+        self.alone = False
+        self.waits = False
+        """Its task asked to publish; it reads nothing but the answer."""
+        self.retiring = False
+        self.stuck = False
+        self.warned = 0
+        self.killed_for = 0
+
+    @property
+    def free(self) -> bool:
+        return not (self.alone or self.retiring or self.waits or self.stuck)
+
+    def steal(self) -> list[Job]:
+        """Take back what the child has not read."""
+        jobs = []
+        while True:
+            try:
+                received = self.thief.receive(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            if received is None:
+                break
+            if received[0][:1] == child_process.JOB:
+                job = _decode_job(received[0][1:])
+                self.jobs.pop(job.number, None)
+                jobs.append(job)
+        return jobs
+
+    def close(self) -> None:
+        self.end.close()
+        self.their_end.close()
+        self.page.close()
+        os.close(self.descriptor)
+
+
+class PreforkPool:
+    """See `muster.pools.base.Pool`."""
+
+    def __init__(self, load: LoadExecutor) -> None:
+        self.slots = 0
+        self._load = load
+        self._settings = PoolSettings(slots=0)
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[int, _Child] = {}
+        self._backlog: deque[Job] = deque()
+        self._events: list[Event] = []
+        self._next_child = 1
+        self._early_deaths = 0
+        self._respawn_at = 0.0
+        self._template_pid = 0
+        self._control: socket.socket | None = None
+        self._control_reader: Reader | None = None
+        self._stopping = False
+
+    def load(self) -> bytes:
+        """Fork the template and wait for the application's greeting. Call it before any thread starts."""
+        parent = os.getpid()
+        ours, theirs = pair()
+        self._template_pid = os.fork()
+        if not self._template_pid:
+            ours.close()
+            template.main(theirs, self._load, parent)
+        theirs.close()
+        self._control, self._control_reader = ours, Reader(ours)
+        received = self._control_reader.receive()
+        if received is None:
+            _, status = os.waitpid(self._template_pid, 0)
+            raise ConfigurationError(f"the application ended while it was being imported: {_death(status)}")
+        frame = received[0]
+        if frame[:1] == template.FAILED:
+            os.waitpid(self._template_pid, 0)
+            raise ConfigurationError(frame[1:].decode())
+        return frame[1:]
+
+    def start(self, settings: PoolSettings, notify: Callable[[], None]) -> None:  # noqa: ARG002 - has a fileno
+        """Fork the children."""
+        assert self._control is not None
+        self._settings = settings
+        self.slots = settings.slots
+        self._control.setblocking(False)
+        self._selector.register(self._control, selectors.EVENT_READ, None)
+        for _ in range(settings.slots):
+            self._spawn()
+
+    def fileno(self) -> int | None:
+        """Return the selector's own descriptor: readable when any child has something to say."""
+        return self._selector.fileno()
+
+    def _spawn(self) -> None:
+        assert self._control is not None
+        child = _Child(self._next_child)
+        self._next_child += 1
+        request = _encode(template.Fork(child.number))
+        try:
+            send(self._control, request, (child.their_end.fileno(), child.descriptor))
+        except OSError as error:
+            child.close()
+            raise PoolBroken("the process that holds the application is gone") from error
+        self._children[child.number] = child
+        self._selector.register(child.end, selectors.EVENT_READ, child)
+
+    def room(self, depth: int) -> int:
+        """Return how many more jobs the children may hold."""
+        free = sum(max(0, depth - len(child.jobs)) for child in self._children.values() if child.free)
+        return max(0, free - len(self._backlog))
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Spread jobs over the children, each to the one that holds the fewest."""
+        self._backlog.extend(jobs)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        backlog = self._backlog
+        while backlog:
+            job = backlog[0]
+            child = min(
+                (c for c in self._children.values() if c.free and not (job.alone and c.jobs)),
+                key=lambda c: len(c.jobs),
+                default=None,
+            )
+            if child is None:
+                return
+            try:
+                send(child.end, child_process.JOB + _encode(job))
+            except (BlockingIOError, ConnectionError):
+                return  # its socket is full, or it is dying: what is left waits for the next event
+            backlog.popleft()
+            child.jobs[job.number] = job
+            child.alone = job.alone
+
+    def collect(self) -> Sequence[Event]:
+        """Read what the children and the template have sent."""
+        for key, _ in self._selector.select(0):
+            if key.data is None:
+                self._read_template()
+            elif key.data.number in self._children:
+                self._read(key.data)
+        if self._backlog and not self._stopping:
+            self._dispatch()
+        events, self._events = self._events, []
+        return events
+
+    def _read(self, child: _Child) -> None:
+        while True:
+            try:
+                received = child.reader.receive()
+            except (BlockingIOError, ConnectionError):
+                return
+            if received is None:
+                self._selector.unregister(child.end)  # the template's word on its death follows
+                return
+            frame = received[0]
+            if frame[:1] == child_process.OUTCOME:
+                outcome = _decode_outcome(frame[1:])
+                if child.jobs.pop(outcome.number, None) is not None:
+                    self._events.append(outcome)
+                child.finished += 1
+                child.stuck = False
+                child.alone = False
+                limit = self._settings.max_tasks_per_child
+                if limit and child.finished + len(child.jobs) >= limit:
+                    self._retire(child)
+            else:
+                child.waits = True
+                # its next packet must be our answer, so its jobs come back first
+                self._take_back(child)
+                self._events.append(Publish(child.number, _decode_publications(frame[1:])))
+
+    def _take_back(self, child: _Child) -> None:
+        self._backlog.extendleft(reversed(child.steal()))
+
+    def published(self, tokens: Sequence[int], error: str) -> None:
+        """Answer the children that wait for a publication."""
+        for token in tokens:
+            child = self._children.get(token)
+            if child is not None and child.waits:
+                child.waits = False
+                with contextlib.suppress(OSError):
+                    send(child.end, child_process.REPLY + error.encode())
+        self._dispatch()
+
+    def _read_template(self) -> None:
+        assert self._control_reader is not None
+        while True:
+            try:
+                received = self._control_reader.receive()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                received = None
+            if received is None:
+                if self._stopping:
+                    return
+                raise PoolBroken("the process that holds the application is gone; the worker must start anew")
+            exited = _decode_exited(received[0][1:])
+            child = self._children.get(exited.child)
+            if child is None:
+                continue
+            if not exited.pid:
+                child.pid = exited.status
+            else:
+                self._bury(child, exited.status)
+
+    def _bury(self, child: _Child, status: int) -> None:
+        """See to a child's death: what it had finished, what it was at, what it had not begun."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._read(child)
+        self._take_back(child)
+        current = child.page.job
+        for number, job in child.jobs.items():
+            if number == current:
+                by_limit = child.killed_for == number
+                text = (
+                    f"the hard time limit of {job.hard_limit:g} s is over: its process was killed"
+                    if by_limit
+                    else f"its process ended: {_death(status)}"
+                )
+                self._events.append(Lost(number, text, by_limit))
+            else:
+                self._backlog.appendleft(job)
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(child.end)
+        child.close()
+        del self._children[child.number]
+        # a child that dies at once would be made again and again: each time a little later
+        if child.finished or current or child.retiring:
+            self._early_deaths = 0
+        else:
+            self._early_deaths += 1
+            self._respawn_at = time.monotonic() + min(10.0, 0.1 * 2**self._early_deaths)
+
+    def _retire(self, child: _Child) -> None:
+        """Give the child no more jobs; it leaves after the one that it runs, and is replaced."""
+        if child.retiring:
+            return
+        child.retiring = True
+        self._take_back(child)
+        with contextlib.suppress(OSError):
+            child.end.shutdown(socket.SHUT_WR)
+
+    def running(self) -> Sequence[Running]:
+        """Return what the children's pages say."""
+        return [
+            Running(number, child.page.age_seconds())
+            for child in self._children.values()
+            if (number := child.page.job)
+        ]
+
+    def recall(self) -> None:
+        """Take back everything that no child has begun."""
+        for child in self._children.values():
+            self._take_back(child)
+        self._events.extend(Returned(job.number) for job in self._backlog)
+        self._backlog.clear()
+
+    def check(self) -> float:
+        """Enforce time limits, take jobs from behind a long one, replace children."""
+        again = CHECK_SECONDS
+        now = time.monotonic()
+        for child in list(self._children.values()):
+            again = min(again, self._check_jobs(child))
+            self._check_child(child, now)
+        missing = 0 if self._stopping else self.slots - len(self._children)
+        if missing > 0:
+            if now >= self._respawn_at:
+                for _ in range(missing):
+                    self._spawn()
+            else:
+                again = min(again, self._respawn_at - now)
+        self._dispatch()
+        return again
+
+    def _check_jobs(self, child: _Child) -> float:
+        if not child.jobs:
+            return CHECK_SECONDS
+        job = child.jobs.get(child.page.job)
+        if job is None:  # between two jobs, or about to begin
+            limits = [limit for j in child.jobs.values() for limit in (j.soft_limit, j.hard_limit) if limit]
+            return min([STUCK_SECONDS, *limits])
+        age = child.page.age_seconds()
+        again = CHECK_SECONDS
+        if len(child.jobs) > 1:
+            if age >= STUCK_SECONDS:
+                child.stuck = True
+                self._take_back(child)
+            else:
+                again = STUCK_SECONDS - age
+        if job.hard_limit:
+            if age >= job.hard_limit and child.pid:
+                child.killed_for = job.number
+                os.kill(child.pid, signal.SIGKILL)
+                return CHECK_SECONDS
+            again = min(again, max(job.hard_limit - age, 0.001))
+        if job.soft_limit and child.warned != job.number:
+            if age >= job.soft_limit and child.pid:
+                child.warned = job.number
+                os.kill(child.pid, signal.SIGUSR1)
+            else:
+                again = min(again, max(job.soft_limit - age, 0.001))
+        return again
+
+    def _check_child(self, child: _Child, now: float) -> None:
+        settings = self._settings
+        if child.retiring or not child.pid:
+            return
+        too_old = settings.max_age_seconds and now - child.born >= settings.max_age_seconds
+        if too_old or (
+            settings.max_memory_per_child_bytes
+            and _resident_bytes(child.pid) > settings.max_memory_per_child_bytes
+        ):
+            self._retire(child)
+
+    def stop(self) -> None:
+        """Hang up on the children, kill those that still run a task, and wait for the template."""
+        self._stopping = True
+        for child in self._children.values():
+            if child.jobs and child.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+            child.close()
+        self._children.clear()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._template_pid, 0)
+        self._selector.close()
+
+
+def _death(status: int) -> str:
+    """Say how a process ended, from its wait status."""
+    if not os.WIFSIGNALED(status):
+        return f"exit code {os.waitstatus_to_exitcode(status)}"
+    name = signal.Signals(os.WTERMSIG(status)).name
+    hint = " (out of memory, if nobody sent it: look at the memory limit)" if name == "SIGKILL" else ""
+    return f"{name}{hint}"
+
+
+def _resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process; 0 where it cannot be told."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - once a second for each child
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
