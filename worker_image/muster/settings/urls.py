@@ -3,28 +3,31 @@
 Callers: the settings' table, the command line, the environment's reader. It opens nothing.
 """
 
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from muster.errors import ConfigurationError
 
 _KNOWN = "redis://, rediss://, unix:// or sqlite:///"
+_ESCAPE = "special characters in a password are written as %XX"
+_RABBITMQ = "is RabbitMQ's, which comes in the next version; use redis:// or sqlite:/// until then"
+_SENTINEL = "is Redis Sentinel's, which comes in a later version; name one server with redis://"
 
-_NOT_YET = {
-    "amqp": "RabbitMQ comes in the next version",
-    "amqps": "RabbitMQ comes in the next version",
-    "pyamqp": "RabbitMQ comes in the next version",
-    "redis+sentinel": "Redis Sentinel comes in a later version; name one server with redis://",
-    "sentinel": "Redis Sentinel comes in a later version; name one server with redis://",
-    "redis+socket": "a socket's URL is written unix:///path/to/redis.sock?db=0",
-    "sqs": "Muster has no transport for Amazon SQS",
-    "memory": "workers are processes of their own and need sqlite:///FILE at least; "
-    "task_always_eager runs tasks in the caller",
-    "rpc": "results over the broker's reply queues are Celery's; Muster keeps them in Redis or SQLite",
-    "db+sqlite": "Muster's own SQLite store is written sqlite:///FILE",
-    "cache+memory": "a cache inside one process cannot be read by another",
-    "file": "results as files are not kept; sqlite:///FILE needs no server",
+_NOT_HERE = {
+    "amqp": _RABBITMQ,
+    "amqps": _RABBITMQ,
+    "pyamqp": _RABBITMQ,
+    "redis+sentinel": _SENTINEL,
+    "sentinel": _SENTINEL,
+    "redis+socket": "is written unix:///path/to/redis.sock?db=0 here",
+    "sqs": "is Amazon SQS's, for which there is no transport; use redis://",
+    "memory": "cannot be shared by processes; use sqlite:///FILE, or task_always_eager in tests",
+    "rpc": "is Celery's way of answering over the broker; keep results in redis:// or sqlite:///",
+    "db+sqlite": "is written sqlite:///FILE here",
+    "cache+memory": "cannot be shared by processes; use sqlite:///FILE",
+    "file": "is not supported; use sqlite:///FILE, which needs no server either",
 }
 
 
@@ -39,80 +42,54 @@ class ServiceURL(msgspec.Struct, frozen=True):
 
 
 def mask(url: str) -> str:
-    """Return the URL with `***` for its password, and for all before an @ that cannot be told apart."""
+    """Return the URL with `***` for its password, and for all before the @ when in doubt."""
     head, separator, rest = url.partition("://")
     if not separator:
         return f"***@{url.rpartition('@')[2]}" if "@" in url else url
-    place, slash, path = rest.partition("/")
-    if "@" in path and "@" not in place:  # a password with a bare slash
-        place, slash, path = (
-            rest.rpartition("@")[0] + "@" + rest.rpartition("@")[2].partition("/")[0],
-            "/",
-            "",
-        )
-    credentials, at, host = place.rpartition("@")
+    credentials, at, place = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    shown = f"{user}{colon}***" if colon else ("***" if credentials else "")
-    path = _mask_query(path)
-    return f"{head}://{shown}{at}{host}{slash}{path}"
-
-
-def _mask_query(path: str) -> str:
-    path, question, query = path.partition("?")
+    shown = f"{user}:***" if colon and "/" not in user else "***"
+    place, question, query = place.partition("?")
     pairs = [pair.partition("=") for pair in query.split("&")] if query else []
-    return (
-        path
-        + question
-        + "&".join(
-            name + equals + ("***" if "password" in name.lower() else value) for name, equals, value in pairs
-        )
+    options = "&".join(
+        name + equals + ("***" if "password" in name.lower() else value) for name, equals, value in pairs
     )
+    return f"{head}://{shown + at if at else ''}{place}{question}{options}"
+
+
+def _wrong(url: Any) -> str | None:
+    """Return what is wrong with a URL, to follow its name in a sentence; None when it can be used."""
+    if not isinstance(url, str):
+        return f"is no text: write one URL that begins with {_KNOWN}"
+    try:
+        parts = urlsplit(url)
+        scheme, place, path, port = parts.scheme, parts.netloc, parts.path, parts.port
+    except ValueError:
+        return f"has parts that cannot be told apart; its port is a number below 65536, and {_ESCAPE}"
+    if scheme in _NOT_HERE:
+        return _NOT_HERE[scheme]
+    if scheme not in {"redis", "rediss", "unix", "sqlite"} or not url.startswith(f"{scheme}://"):
+        return f"does not begin with {_KNOWN}"
+    if ";" in url or "," in place:
+        return "names several servers; name one"
+    if scheme == "sqlite":
+        if place or path in {"", "/"}:
+            return "names no file; write sqlite:///relative.db or sqlite:////absolute.db"
+    elif scheme == "unix":
+        if not path:
+            return "names no socket; write unix:///path/to/redis.sock?db=0"
+    elif port == 0 or "@" in path:
+        return f"has no usable host and port; {_ESCAPE}"
+    elif path.strip("/") and not path.strip("/").isdecimal():
+        return f"has {path.strip('/')!r} where the number of a database stands"
+    return None
 
 
 def _parse(url: str, what: str) -> ServiceURL:
-    if not url or not isinstance(url, str):
-        raise ConfigurationError(f"the {what} URL is empty: write one that begins with {_KNOWN}")
-    if ";" in url or "," in url.partition("://")[2].partition("/")[0].rpartition("@")[2]:
-        raise ConfigurationError(f"the {what} URL {mask(url)!r} names several servers: write one URL")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        text = str(error) if "@" not in str(error) else "its parts cannot be told apart"
-        raise ConfigurationError(
-            f"the {what} URL {mask(url)!r} is not well formed ({text}); special characters in a password are "
-            "written as %XX"
-        ) from None
-    scheme = parts.scheme
-    if scheme in _NOT_YET:
-        raise ConfigurationError(f"the {what} URL {mask(url)!r} cannot be used: {_NOT_YET[scheme]}")
-    if scheme not in {"redis", "rediss", "unix", "sqlite"}:
-        raise ConfigurationError(f"the {what} URL {mask(url)!r} does not begin with {_KNOWN}")
-    if not url.startswith(f"{scheme}://"):
-        raise ConfigurationError(f"the {what} URL {mask(url)!r} lacks the two slashes after {scheme}:")
-    if scheme == "sqlite":
-        if parts.netloc or parts.path in {"", "/"}:
-            raise ConfigurationError(
-                f"the {what} URL {mask(url)!r} names no file: write sqlite:///relative.db or "
-                "sqlite:////absolute.db"
-            )
-    elif scheme == "unix":
-        if not parts.path:
-            raise ConfigurationError(
-                f"the {what} URL {mask(url)!r} names no socket: unix:///path/to/redis.sock"
-            )
-    else:
-        database = parts.path.strip("/")
-        if port == 0 or "@" in parts.path:
-            raise ConfigurationError(
-                f"the {what} URL {mask(url)!r} has no usable host and port; special characters in a password "
-                "are written as %XX"
-            )
-        if database and not database.isdecimal():
-            raise ConfigurationError(
-                f"the {what} URL {mask(url)!r} has {unquote(database)!r} where a database's number stands"
-            )
-    return ServiceURL(url, scheme)
+    wrong = _wrong(url)
+    if wrong:
+        raise ConfigurationError(f"the {what} URL {mask(str(url))!r} {wrong}")
+    return ServiceURL(url, urlsplit(url).scheme)
 
 
 def parse_broker_url(url: str) -> ServiceURL:
@@ -125,18 +102,8 @@ def parse_result_url(url: str) -> ServiceURL:
     return _parse(url, "result backend")
 
 
-def broker_url(value: str) -> None:
+def usable(value: Any) -> None:
     """Check a setting's value. Raises ValueError."""
-    _check(value, "broker")
-
-
-def result_url(value: str) -> None:
-    """Check a setting's value. Raises ValueError."""
-    _check(value, "result backend")
-
-
-def _check(value: str, what: str) -> None:
-    try:
-        _parse(value, what)
-    except ConfigurationError as error:
-        raise ValueError(f"cannot be used: {error}") from None
+    wrong = _wrong(value)
+    if wrong:
+        raise ValueError(f"{mask(str(value))!r} {wrong}")
