@@ -1,19 +1,43 @@
 """The environment of a worker: what the operator and `muster dev` tell it, and how that is written.
 
 The operator writes it with `to_environment`, the worker reads it with `from_environment`; both follow one
-table, `VARIABLES`, which is also the reference page. The URLs come from Secrets, so that the operator
-leaves them out of its mapping and refers to the Secret instead. An empty variable counts as not set.
+table, `VARIABLES`, which docs/reference/environment.md explains. The URLs come from Secrets, so that the
+operator leaves them out of its values and refers to the Secret instead. An empty variable counts as absent.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
+
+import msgspec
 
 from muster.errors import ConfigurationError
 from muster.settings import quantities
 
 Prefetch: TypeAlias = int | Literal["Auto"]
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Where a queue's dead letters go, and how many of them are kept for how many seconds."""
+
+    name: str
+    max_age: float = 604_800.0
+    max_length: int = 100_000
+
+
+class QueueLimits(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={"message_ttl": "messageTTL", "max_length": "maxLength"},
+    forbid_unknown_fields=True,
+):
+    """What a queue holds: messages not older than `message_ttl` seconds, at most `max_length` of them."""
+
+    message_ttl: float | None = None
+    max_length: int | None = None
+    overflow: Literal["DropHead", "RejectPublish"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +46,15 @@ class WorkerEnvironment:
 
     app: str | None = None
     broker_url: str | None = None
+    broker_ca_file: str | None = None
     result_url: str | None = None
+    result_ca_file: str | None = None
     result_expires_seconds: float | None = None
     queues: tuple[str, ...] = ()
     pool: str | None = None
     concurrency: int | None = None
     autoscale: tuple[int, int] | None = None
+    """(most, fewest)"""
     max_tasks_per_child: int | None = None
     max_memory_per_child_bytes: int | None = None
     max_age_seconds: float | None = None
@@ -38,8 +65,10 @@ class WorkerEnvironment:
     soft_time_limit_seconds: float | None = None
     time_limit_seconds: float | None = None
     rate_limits: Mapping[str, str] = field(default_factory=dict)
+    global_rate_limits: Mapping[str, str] = field(default_factory=dict)
     delivery_limits: Mapping[str, int] = field(default_factory=dict)
-    dead_letters: Mapping[str, str] = field(default_factory=dict)
+    dead_letters: Mapping[str, DeadLetter] = field(default_factory=dict)
+    queue_limits: Mapping[str, QueueLimits] = field(default_factory=dict)
     drain_timeout_seconds: float | None = None
     pool_name: str | None = None
     worker_id: str | None = None
@@ -65,39 +94,27 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def _write_list(names: tuple[str, ...]) -> str:
-    plain = ",".join(names)
-    return plain if _read_list(plain) == names else json.dumps(names)
+def _write_list(items: tuple[Any, ...]) -> str:
+    return ",".join(map(str, items))
 
 
 def _read_list(text: str) -> tuple[str, ...]:
-    if not text.lstrip().startswith("["):
-        return tuple(name for part in text.split(",") if (name := part.strip()))
-    names = _json(text)
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"must be a list of names, not {text!r}")
-    return tuple(names)
+    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise ValueError(f"must be JSON, not {text!r}") from None
-
-
-def _mapping(of: type, what: str) -> Callable[[str], Mapping[str, Any]]:
+def _read_map(of: Any, what: str) -> Callable[[str], Mapping[str, Any]]:
     def read(text: str) -> Mapping[str, Any]:
-        value = _json(text)
-        if not isinstance(value, dict) or not all(type(item) is of for item in value.values()):
-            raise ValueError(f"must be a JSON object of {what}, not {text!r}")
-        return value
+        try:
+            found: dict[str, Any] = msgspec.json.decode(text, type=dict[str, of])
+        except msgspec.DecodeError as error:
+            raise ValueError(f"must be a JSON object of {what} ({error}), not {text!r}") from None
+        return found
 
     return read
 
 
-def _write_mapping(value: Mapping[str, Any]) -> str:
-    return json.dumps(dict(sorted(value.items())))
+def _write_map(value: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
 
 
 def _word(*words: str) -> Callable[[str], str]:
@@ -124,10 +141,10 @@ def _read_prefetch(text: str) -> Prefetch:
 
 
 def _read_autoscale(text: str) -> tuple[int, int]:
-    least, dots, most = text.partition("..")
-    if not dots or not least.isdecimal() or not most.isdecimal() or not 1 <= int(least) <= int(most):
-        raise ValueError(f"must be MIN..MAX such as 2..8, not {text!r}")
-    return int(least), int(most)
+    most, comma, fewest = text.partition(",")
+    if not comma or not most.isdecimal() or not fewest.isdecimal() or not 1 <= int(fewest) <= int(most):
+        raise ValueError(f"must be MOST,FEWEST such as 8,2, not {text!r}")
+    return int(most), int(fewest)
 
 
 def _read_address(text: str) -> str:
@@ -150,6 +167,17 @@ def _seconds(name: str, attribute: str, note: str) -> Variable:
     )
 
 
+def _map(name: str, attribute: str, of: Any, what: str, example: str, note: str) -> Variable:
+    return Variable(
+        name=name,
+        field=attribute,
+        form=f"JSON object, {example}",
+        note=note,
+        write=_write_map,
+        read=_read_map(of, what),
+    )
+
+
 def _count(name: str, attribute: str, note: str) -> Variable:
     return Variable(
         name=name, field=attribute, form="whole number", note=note, write=str, read=quantities.count
@@ -160,28 +188,32 @@ VARIABLES: tuple[Variable, ...] = (
     _text("MUSTER_APP", "app", "module or module:attribute", "The application, as in `muster -A`."),
     _text("MUSTER_BROKER_URL", "broker_url", "URL", "The broker; from a Secret."),
     _text(
+        "MUSTER_BROKER_CA_FILE", "broker_ca_file", "file", "Certificates that may have signed the broker's."
+    ),
+    _text(
         "MUSTER_RESULT_URL",
         "result_url",
         "URL",
-        "The result store; from a Secret. Not set: the application decides, or results are ignored.",
+        "The result store; from a Secret. Absent: the application decides, or results are ignored.",
     ),
+    _text("MUSTER_RESULT_CA_FILE", "result_ca_file", "file", "The same for the result store."),
     _seconds("MUSTER_RESULT_EXPIRES", "result_expires", "How long a result is kept; 0: for ever."),
     Variable(
         name="MUSTER_QUEUES",
         field="queues",
-        form="names with commas between, or a JSON list",
+        form="names with commas between",
         note="The queues' names on the broker, in order of preference.",
         write=_write_list,
         read=_read_list,
     ),
     _text("MUSTER_POOL", "pool", "prefork, threads, solo, … or module:Class", "How tasks run at once."),
-    _count("MUSTER_CONCURRENCY", "concurrency", "Tasks at once. Not set: by pool and CPU limit."),
+    _count("MUSTER_CONCURRENCY", "concurrency", "Tasks at once. Absent: by pool and CPU limit."),
     Variable(
         name="MUSTER_AUTOSCALE",
         field="autoscale",
-        form="MIN..MAX",
-        note="Bounds of the slots inside the worker.",
-        write=lambda bounds: f"{bounds[0]}..{bounds[1]}",
+        form="MOST,FEWEST",
+        note="Bounds of the slots inside the worker, in the order of Celery's --autoscale.",
+        write=_write_list,
         read=_read_autoscale,
     ),
     _count("MUSTER_MAX_TASKS_PER_CHILD", "max_tasks_per_child", "A child is replaced after so many tasks."),
@@ -221,29 +253,45 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _seconds("MUSTER_SOFT_TIME_LIMIT", "soft_time_limit", "The task gets SoftTimeLimitExceeded."),
     _seconds("MUSTER_TIME_LIMIT", "time_limit", "The process that runs the task is killed."),
-    Variable(
-        name="MUSTER_RATE_LIMITS",
-        field="rate_limits",
-        form='JSON object, {"shop.send": "100/m"}',
-        note="Most starts of a task in this worker.",
-        write=_write_mapping,
-        read=_mapping(str, "rates by task name"),
+    _map(
+        "MUSTER_RATE_LIMITS",
+        "rate_limits",
+        str,
+        "rates by task name",
+        '{"shop.send":"100/m"}',
+        "Most starts of a task in this worker.",
     ),
-    Variable(
-        name="MUSTER_DELIVERY_LIMITS",
-        field="delivery_limits",
-        form='JSON object, {"mail": 5}',
-        note="Lost workers after which a message of the queue goes to the dead letters.",
-        write=_write_mapping,
-        read=_mapping(int, "whole numbers by queue name"),
+    _map(
+        "MUSTER_GLOBAL_RATE_LIMITS",
+        "global_rate_limits",
+        str,
+        "rates by task name",
+        '{"shop.send":"100/m"}',
+        "Most starts of a task in all workers together.",
     ),
-    Variable(
-        name="MUSTER_DEAD_LETTER",
-        field="dead_letters",
-        form='JSON object, {"mail": "mail.dead"}',
-        note="The dead-letter place of each queue. Not set: the queue's name with .dead after it.",
-        write=_write_mapping,
-        read=_mapping(str, "names by queue name"),
+    _map(
+        "MUSTER_DELIVERY_LIMITS",
+        "delivery_limits",
+        int,
+        "whole numbers by queue",
+        '{"mail":5}',
+        "Lost workers after which a message of the queue goes to the dead letters.",
+    ),
+    _map(
+        "MUSTER_DEAD_LETTERS",
+        "dead_letters",
+        DeadLetter,
+        "places by queue",
+        '{"mail":{"name":"mail.dead","maxAge":604800,"maxLength":100000}}',
+        "The dead-letter place of each queue. Absent: the queue's name with .dead after it.",
+    ),
+    _map(
+        "MUSTER_QUEUE_LIMITS",
+        "queue_limits",
+        QueueLimits,
+        "limits by queue",
+        '{"mail":{"messageTTL":3600,"maxLength":100000,"overflow":"DropHead"}}',
+        "What the queues hold. Absent: everything.",
     ),
     _seconds("MUSTER_DRAIN_TIMEOUT", "drain_timeout", "How long a leaving worker may finish its tasks."),
     _text("MUSTER_POOL_NAME", "pool_name", "namespace/name", "The WorkerPool that the worker reports for."),
@@ -252,7 +300,7 @@ VARIABLES: tuple[Variable, ...] = (
         "MUSTER_METRICS_ADDRESS",
         "metrics_address",
         "HOST:PORT or :PORT",
-        "Where /metrics, /healthz and /readyz are served. Not set: nowhere.",
+        "Where /metrics, /livez and /readyz are served. Absent: nowhere.",
         _read_address,
     ),
     _text(

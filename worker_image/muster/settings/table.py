@@ -530,7 +530,7 @@ TABLE: tuple[Setting, ...] = (
     _honoured("muster_max_age_per_child", SECONDS, None, own=True,
               note="Seconds after which a child process is replaced after its task."),
     _honoured("muster_metrics_address", TEXT, None, own=True,
-              note="Where /metrics, /healthz and /readyz are served: HOST:PORT."),
+              note="Where /metrics, /livez and /readyz are served: HOST:PORT."),
 )
 # fmt: on
 
