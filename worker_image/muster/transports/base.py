@@ -100,6 +100,9 @@ class Tick(msgspec.Struct, kw_only=True):
 
     renew: Sequence[tuple[str, str]] = ()
     """(queue, tag) of leases to renew."""
+    reconcile: bool = False
+    """`renew` is all that we hold. What else stands under our name was claimed in an answer that never
+    reached us: it goes back as it came. For the first tick after an outage."""
     report: bytes | None = None
     revoked_after: float = 0.0
     """Return ids revoked after this time."""

@@ -231,6 +231,7 @@ class RedisTransport:
             self._pool,
             self._lease,
             self._queues,
+            tick.reconcile,
         )
         with outage(self._server.place):
             now, next_eta, commands, revoked, gone = self._server.run("tick", args)

@@ -46,7 +46,10 @@ end
 local deadline = number(now + lease)
 for i, s in ipairs(start) do
   local ours = redis.call('ZREM', claimed_key(s[2]), s[1]) == 1
-  if ours then
+  if not ours then
+    -- a start whose answer got lost is asked for again
+    ours = redis.call('ZSCORE', running_key(s[2]), s[1]) ~= false
+  else
     redis.call('ZADD', running_key(s[2]), deadline, s[1])
     if s[3] ~= '' then redis.call('HINCRBY', prefix .. 'muster.extra_runs', s[3], 1) end
   end

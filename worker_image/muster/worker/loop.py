@@ -1,0 +1,753 @@
+"""The worker's loop: between one broker and one pool, in one thread that runs no user code.
+
+Each pass collects what the pool has finished, decides (`core`), and has one *turn* with the broker:
+settlements, starts and a claim in one round trip. Nothing is handed to the pool before the broker has
+confirmed that it is ours, and nothing is given up before its result and its next messages are stored.
+When the broker is away, the loop keeps what it has, tasks go on, and everything is settled later.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from muster import exceptions
+from muster.core.admission import Admission, Bury, Defer, Discard, Run, admit, limits
+from muster.core.effects import StoredResult
+from muster.core.policy import Policy
+from muster.core.prefetch import depth, estimate
+from muster.core.settlement import after_loss, after_run
+from muster.errors import BrokerUnavailable
+from muster.pools.base import Job, Lost, Outcome, Pool, Publish, Returned
+from muster.results.base import ResultStore
+from muster.transports.base import Delivery, Settlement, Start, Tick, Transport, Turn, Verdict
+from muster.wire import control
+from muster.wire.errors import MalformedMessage
+from muster.wire.message import Peek, peek
+from muster.wire.report import TaskStatistics, WorkerReport
+from muster.wire.report import encode as encode_report
+from muster.wire.result import document, exception_document
+from muster.worker.tally import Tally
+
+logger = logging.getLogger("muster.worker")
+task_logger = logging.getLogger("muster.task")
+
+TICK_SECONDS: Final = 1.0
+REPORT_SECONDS: Final = 5.0
+PUBLISH_PATIENCE_SECONDS: Final = 10.0
+"""How long a task that publishes waits for a broker that is away, before it gets an error."""
+BEHIND_SECONDS: Final = 0.02
+"""When jobs share a slot, the pool looks so soon whether some must be taken from behind a long one."""
+MAX_UNSETTLED: Final = 2000
+"""Claims stop when so much waits to be settled: the result store may be away longer than the broker."""
+MAX_REVOKED: Final = 50_000
+
+
+class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the loop is told."""
+
+    worker: str
+    pool_name: str
+    pool_type: str
+    hostname: str
+    queues: Sequence[str]
+    lease_seconds: float = 30.0
+    delivery_limits: Mapping[str, int] = {}
+    delivery_limit: int = 5
+    """For a queue that `delivery_limits` does not name; 0: no limit."""
+    result_expires_seconds: int = 86400
+    drain_timeout_seconds: float = 600.0
+    max_message_bytes: int = 16 * 1024 * 1024
+    max_depth: int = 0
+    """How many messages a slot may hold at most; 0: what `core.prefetch` allows."""
+    effective: Mapping[str, str] = {}
+    """Settings as text, for the report."""
+
+
+class _Held(msgspec.Struct):
+    """A message in our hands."""
+
+    delivery: Delivery
+    message: Peek
+    policy: Policy
+    job: Job
+    acked: bool = False
+    """Acknowledged before its start (early ack)."""
+
+
+class WorkerLoop:
+    """See the module. `results` is None when results are ignored or stored by the transport itself."""
+
+    def __init__(
+        self,
+        settings: LoopSettings,
+        *,
+        transport: Transport,
+        pool: Pool,
+        policies: Mapping[str, Policy],
+        default_policy: Policy,
+        results: ResultStore | None,
+        stores_results: bool,
+        tally: Tally,
+    ) -> None:
+        self._settings = settings
+        self._transport = transport
+        self._pool = pool
+        self._policies = policies
+        self._default_policy = default_policy
+        self._results = results
+        self._stores_results = stores_results
+        self.tally = tally
+
+        self._held: dict[int, _Held] = {}
+        self._waiting: deque[int] = deque()
+        """Held, not yet down as running (or not yet acked, for early acks)."""
+        self._given_back: deque[Job] = deque()
+        """Down as running, taken back from behind a long job: to be submitted again."""
+        self._settle: list[Settlement] = []
+        self._stored = 0
+        """How many of `_settle` have their result in the result store already."""
+        self._publishing: list[tuple[int, float]] = []
+        """(token, since) of tasks that wait for a publication in `_settle`."""
+        self._next_number = 1
+        self._estimate: float | None = None
+        self._hungry = True
+        self._revoked: dict[str, None] = {}
+        self._revoked_after = 0.0
+
+        self._clock_ahead = 0.0
+        """Broker's clock minus ours, seconds."""
+        self._tick_at = 0.0
+        self._renew_at = 0.0
+        self._report_at = 0.0
+        self._check_at = 0.0
+        self._eta_at: float | None = None
+        self._retry_at = 0.0
+        self._failures = 0
+        self._reconcile = False
+        self._last_report: WorkerReport | None = None
+
+        self._drain_asked = False
+        self._leave_asked = False
+        self._cold_asked = False
+        self.draining = False
+        self._leave_by: float | None = None
+        self.connected = False
+        self.last_pass = time.monotonic()
+        """When the loop last came round: liveness looks at it."""
+        self._busy = 0
+
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._woken = False
+        self._notified = False
+        self._watch = transport.watch(self._message_waits)
+
+    # what other threads and signal handlers may call
+
+    def wake(self) -> None:
+        """Let the loop come round now. Safe from any thread and from a signal handler."""
+        if not self._woken:
+            self._woken = True
+            try:
+                self._wake_writer.send(b".")
+            except (BlockingIOError, OSError):
+                return  # it is full, so the loop will wake; or closed, so there is no loop
+
+    def _message_waits(self) -> None:
+        self._notified = True
+        self.wake()
+
+    def drain(self) -> None:
+        """Stop consuming, finish what runs, then stay idle until told to leave."""
+        self._drain_asked = True
+        self.wake()
+
+    def leave(self) -> None:
+        """Drain, then end. A second call ends at once: what runs goes back to its queue."""
+        if self._leave_asked:
+            self._cold_asked = True
+        self._drain_asked = self._leave_asked = True
+        self.wake()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it consumes: connected and not draining."""
+        return self.connected and not self.draining
+
+    @property
+    def busy(self) -> int:
+        """How many tasks ran at the last look."""
+        return self._busy
+
+    # the loop
+
+    def run(self) -> None:
+        """Go round until told to leave and drained. Raises what a broken pool raises."""
+        descriptor = self._pool.fileno()
+        if descriptor is not None:
+            self._selector.register(descriptor, selectors.EVENT_READ)
+        try:
+            while not self._gone():
+                self._step()
+                self._wait()
+            if self.connected:  # a last report, so that nobody waits for this worker
+                self._report_at = self._tick_at = 0.0
+                self._exchange()
+        finally:
+            self._watch.close()
+
+    def _gone(self) -> bool:
+        """Whether it is time to end; a drain that takes too long is cut short here."""
+        if self._leave_by is None:
+            return False
+        overdue = time.monotonic() >= self._leave_by
+        if overdue or self._cold_asked:
+            self._abandon("ColdShutdown" if self._cold_asked else "DrainTimeout")
+            return True
+        return not (self._held or self._settle)
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        until = min(now + TICK_SECONDS, self._check_at, max(self._tick_at, self._retry_at))
+        if self._eta_at is not None and not self.draining:
+            until = min(until, max(self._eta_at, self._retry_at))
+        if self._leave_by is not None:
+            until = min(until, self._leave_by)
+        self._selector.select(max(0.0, until - now))
+        if self._woken:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_reader.recv(64)
+            self._woken = False
+        if self._notified:
+            self._notified = False
+            self._hungry = True
+
+    def _step(self) -> None:
+        self.last_pass = now = time.monotonic()
+        self._collect(now)
+        if self._drain_asked and not self.draining:
+            self._enter_drain()
+        if self._leave_asked and self._leave_by is None:
+            self._leave_by = now + self._settings.drain_timeout_seconds
+        if now >= self._check_at:
+            self._check_at = now + self._pool.check()
+            self._busy = len(self._pool.running())
+        if self._given_back and not self.draining:
+            room = self._pool.room(self._depth())
+            self._submit([self._given_back.popleft() for _ in range(min(room, len(self._given_back)))])
+        if now >= self._retry_at:
+            self._exchange()
+        if self._publishing and self._publishing[0][1] + PUBLISH_PATIENCE_SECONDS < now:
+            self._answer_publishers("the broker cannot be reached")
+
+    def _exchange(self) -> None:
+        """Have our turns with the broker: housekeeping when due, then turns while they bring something."""
+        try:
+            now = time.monotonic()
+            eta_is_due = self._eta_at is not None and now >= self._eta_at
+            if now >= self._tick_at or eta_is_due or self._reconcile:
+                self._tick(now)
+                self._hungry = self._hungry or eta_is_due
+            while self._turn():
+                pass
+        except BrokerUnavailable as error:
+            self._outage(error)
+
+    def _collect(self, now: float) -> None:
+        for event in self._pool.collect():
+            match event:
+                case Outcome():
+                    self._finished(event)
+                case Lost():
+                    self._lost(event)
+                case Returned():
+                    self._returned(event.number)
+                case Publish():
+                    self._settle.append(
+                        Settlement(tag="", queue="", verdict=Verdict.ACKED, publish=event.publications)
+                    )
+                    self._publishing.append((event.token, now))
+
+    def _outage(self, error: BrokerUnavailable) -> None:
+        self._failures += 1
+        # full jitter: a fleet must not come back all at once
+        pause = min(5.0, 0.1 * 2 ** min(self._failures, 6)) * (0.5 + random.random() / 2)
+        self._retry_at = time.monotonic() + pause
+        if self.connected or self._failures == 1:
+            logger.warning("%s; %d tasks go on, and the worker tries again", error, len(self._held))
+        self.connected = False
+        self._reconcile = True
+
+    def _recovered(self) -> None:
+        if self._failures:
+            logger.info("the broker is back after %d attempts", self._failures)
+        self._failures = 0
+        self._retry_at = 0.0
+        self._hungry = True
+        if not self.connected:
+            self.connected = True
+            self._report_at = 0.0
+
+    # housekeeping
+
+    def _tick(self, now: float) -> None:
+        renew: list[tuple[str, str]] = []
+        if now >= self._renew_at or self._reconcile:
+            renew = [(h.delivery.queue, h.delivery.tag) for h in self._held.values() if not h.acked]
+        report = self._make_report(now)
+        ticked = self._transport.tick(
+            Tick(
+                renew=renew,
+                reconcile=self._reconcile,
+                report=None if report is None else encode_report(report),
+                revoked_after=self._revoked_after,
+            )
+        )
+        if not self.connected:
+            self._recovered()
+        self._reconcile = False
+        if now >= self._renew_at:
+            self._renew_at = now + self._settings.lease_seconds / 3
+        self._tick_at = now + TICK_SECONDS
+        if report is not None:
+            self._last_report = report
+            self._report_at = now + REPORT_SECONDS * (0.9 + random.random() / 5)
+        self._clock_ahead = ticked.now - time.time()
+        if ticked.next_eta is None:
+            self._eta_at = None
+        else:
+            self._eta_at = now + max(0.0, ticked.next_eta - ticked.now)
+        for task_id in ticked.revoked:
+            self._revoked[task_id] = None
+        while len(self._revoked) > MAX_REVOKED:
+            del self._revoked[next(iter(self._revoked))]
+        if ticked.revoked:
+            self._revoked_after = ticked.now
+        if ticked.gone:
+            self._leases_gone(frozenset(ticked.gone))
+        for command in ticked.commands:
+            self._obey(command)
+
+    def _leases_gone(self, tags: frozenset[str]) -> None:
+        for number, held in list(self._held.items()):
+            if held.delivery.tag in tags:
+                logger.warning(
+                    "the lease of %s[%s] ended before it could be renewed: it will run again",
+                    held.message.task,
+                    held.message.id,
+                )
+                if number in self._waiting:
+                    self._waiting.remove(number)
+                    del self._held[number]
+
+    def _obey(self, command: bytes) -> None:
+        try:
+            instruction = control.decode(command)
+        except msgspec.DecodeError as error:
+            logger.warning("a control message is not understood and ignored: %s", error)
+            return
+        if instruction.method == "drain":
+            self.drain()
+
+    def _make_report(self, now: float) -> WorkerReport | None:
+        """Return a report when one is due: on change, or when the last is 5 s old."""
+        running = self._pool.running()
+        self._busy = len(running)
+        last = self._last_report
+        drained = self.draining and not self._held and not self._settle
+        changed = (
+            last is None
+            or last.busy != len(running)
+            or last.draining != self.draining
+            or last.drained != drained
+        )
+        if not changed and now < self._report_at:
+            return None
+        tasks: dict[str, TaskStatistics] = {}
+        for (_, task), counts in self.tally.tasks.items():
+            before = tasks.get(task, TaskStatistics())
+            tasks[task] = TaskStatistics(
+                succeeded=before.succeeded + counts.succeeded,
+                failed=before.failed + counts.failed,
+                retried=before.retried + counts.retried,
+                runtime_seconds=before.runtime_seconds + counts.runtime,
+            )
+        settings = self._settings
+        return WorkerReport(
+            worker=settings.worker,
+            pool=settings.pool_name,
+            hostname=settings.hostname,
+            pid=os.getpid(),
+            pool_type=settings.pool_type,
+            queues=list(settings.queues),
+            slots=self._pool.slots,
+            busy=len(running),
+            claimed=max(0, len(self._held) - len(running)),
+            oldest_start_age_seconds=max((r.age_seconds for r in running), default=None),
+            draining=self.draining,
+            drained=drained,
+            ready=not self.draining,
+            tasks=tasks,
+            settings=dict(settings.effective),
+        )
+
+    # turns
+
+    def _depth(self) -> int:
+        allowed = depth(self._estimate)
+        return min(allowed, self._settings.max_depth) if self._settings.max_depth else allowed
+
+    def _turn(self) -> bool:
+        """Have one turn. Returns whether another one right away could bring more."""
+        claim = 0
+        consuming = not self.draining and len(self._settle) < MAX_UNSETTLED
+        if consuming and self._hungry:
+            claim = max(0, self._pool.room(self._depth()) - len(self._waiting) - len(self._given_back))
+        starting = self._to_start()
+        if not (claim or starting or self._settle):
+            return False
+        starts: list[int] = []
+        early: list[int] = []
+        for number in starting:
+            held = self._held[number]
+            (starts if held.policy.acks_late else early).append(number)
+        settle = [*self._settle, *(_early_ack(self._held[number]) for number in early)]
+        try:
+            self._store_results()
+            turned = self._transport.turn(
+                Turn(
+                    settle=settle,
+                    start=[self._start(self._held[number]) for number in starts],
+                    claim=claim,
+                    run=claim,
+                )
+            )
+        except BrokerUnavailable:
+            self._waiting.extendleft(reversed(starting))
+            raise
+        if self._failures:
+            self._recovered()
+        self._settled(turned.settled)
+        submit = []
+        for number, ours in zip(starts, turned.started, strict=True):
+            if ours:
+                self._count_extra_run(self._held[number])
+                submit.append(self._held[number].job)
+            else:
+                del self._held[number]
+        for number, ours in zip(early, turned.settled[len(turned.settled) - len(early) :], strict=True):
+            if ours:
+                self._held[number].acked = True
+                submit.append(self._held[number].job)
+            else:
+                del self._held[number]
+        now = turned.now
+        for delivery in turned.deliveries:
+            job = self._admit(delivery, now)
+            if job is not None:
+                submit.append(job)
+        if submit:
+            self._submit(submit)
+        if claim:
+            if len(turned.deliveries) < claim:
+                self._hungry = False
+                self._watch.arm()
+            return bool(self._settle or self._waiting)
+        return False
+
+    def _to_start(self) -> list[int]:
+        """Return the waiting jobs that the pool has room for, taking them off the list."""
+        if not self._waiting or self.draining:
+            return []
+        room = min(self._pool.room(1), len(self._waiting))
+        return [self._waiting.popleft() for _ in range(room)]
+
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        self._pool.submit(jobs)
+        if any(job.hard_limit or job.soft_limit for job in jobs):
+            self._check_at = 0.0
+        elif len(jobs) > self._pool.slots:
+            self._check_at = min(self._check_at, time.monotonic() + BEHIND_SECONDS)
+
+    def _store_results(self) -> None:
+        """Put results into a store of their own before the turn gives their messages up."""
+        if self._results is None:
+            return
+        fresh = [s.result for s in self._settle[self._stored :] if s.result is not None]
+        if fresh:
+            self._results.store(fresh)
+        self._stored = len(self._settle)
+
+    def _settled(self, bits: Sequence[bool]) -> None:
+        for settlement, ours in zip(self._settle, bits, strict=False):
+            if not ours:
+                logger.warning(
+                    "a message of queue %s was no longer ours when it was done (%s): its lease had ended",
+                    settlement.queue,
+                    settlement.tag,
+                )
+        self._settle = []
+        self._stored = 0
+        if self._publishing:
+            self._answer_publishers("")
+
+    def _answer_publishers(self, error: str) -> None:
+        tokens = [token for token, _ in self._publishing]
+        self._publishing = []
+        self._pool.published(tokens, error)
+
+    def _start(self, held: _Held) -> Start:
+        extra = ""
+        if held.message.losses:
+            extra = msgspec.json.encode(
+                [held.delivery.queue, held.message.task, held.message.cause or "Unknown"]
+            ).decode()
+        return Start(held.delivery.tag, held.delivery.queue, extra)
+
+    def _count_extra_run(self, held: _Held) -> None:
+        if held.message.losses:
+            counts = self.tally.task(held.delivery.queue, held.message.task).extra
+            cause = held.message.cause or "Unknown"
+            counts[cause] = counts.get(cause, 0) + 1
+
+    # decisions on messages
+
+    def _admit(self, delivery: Delivery, now: float) -> Job | None:
+        """Decide on a delivery. Returns the job when it can go to the pool at once."""
+        raw = delivery.raw
+        try:
+            if len(raw) > self._settings.max_message_bytes:
+                raise MalformedMessage(
+                    "OversizeMessage",
+                    f"{len(raw)} bytes; the limit is {self._settings.max_message_bytes}: put the data into "
+                    "a store and send its address",
+                )
+            message = peek(raw)
+        except MalformedMessage as error:
+            self._bury(delivery, error.reason, str(error))
+            return None
+        admission: Admission = admit(
+            message,
+            policy=self._policies.get(message.task),
+            now=now,
+            revoked=self._revoked,
+            delivery_limit=self._settings.delivery_limits.get(delivery.queue, self._settings.delivery_limit),
+        )
+        if type(admission) is Run:
+            number = self._next_number
+            self._next_number += 1
+            policy = admission.policy
+            soft, hard = limits(message, policy)
+            job = Job(number, delivery.queue, raw, soft, hard, admission.alone)
+            self._held[number] = _Held(delivery, message, policy, job)
+            if delivery.running and policy.acks_late:
+                return job
+            self._waiting.append(number)
+        else:
+            self._refuse(delivery, message, admission)
+        return None
+
+    def _refuse(self, delivery: Delivery, message: Peek, admission: Admission) -> None:
+        match admission:
+            case Defer(eta):
+                self._settle.append(
+                    Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.DEFER, eta=eta)
+                )
+            case Discard(reason, text):
+                self.tally.task(delivery.queue, message.task).expired += 1
+                task_logger.info("%s[%s] is discarded: %s", message.task, message.id, text)
+                result = self._failure(message, None, "REVOKED", exceptions.TaskRevokedError(reason.lower()))
+                self._settle.append(
+                    Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.ACK, result=result)
+                )
+            case Bury(reason, text, error):
+                kind = getattr(exceptions, error, exceptions.TaskError)
+                result = self._failure(message, None, "FAILURE", kind(text))
+                self._bury(delivery, reason, text, message, result)
+
+    def _bury(
+        self,
+        delivery: Delivery,
+        reason: str,
+        text: str,
+        message: Peek | None = None,
+        result: StoredResult | None = None,
+    ) -> None:
+        self.tally.buried(delivery.queue, reason)
+        what = "a message" if message is None else f"{message.task}[{message.id}]"
+        logger.error("%s of queue %s goes to its dead letters: %s: %s", what, delivery.queue, reason, text)
+        self._settle.append(
+            Settlement(
+                tag=delivery.tag,
+                queue=delivery.queue,
+                verdict=Verdict.DEAD,
+                reason=reason,
+                text=text,
+                result=result,
+            )
+        )
+
+    def _failure(
+        self, message: Peek, policy: Policy | None, status: str, error: BaseException
+    ) -> StoredResult | None:
+        """Return the result of a task that did not come to leave one itself."""
+        policy = policy or self._policies.get(message.task, self._default_policy)
+        ignored = message.ignore_result or policy.ignore_result
+        if not self._stores_results or (ignored and not policy.store_errors_even_if_ignored):
+            return None
+        return StoredResult(
+            message.id,
+            document(
+                task_id=message.id,
+                status=status,
+                result=exception_document(error),
+                now=datetime.now(UTC),
+                retries=message.retries,
+            ),
+            status,
+            message.retries,
+            self._settings.result_expires_seconds,
+        )
+
+    def _finished(self, outcome: Outcome) -> None:
+        held = self._held.pop(outcome.number, None)
+        if held is None:
+            return
+        self._estimate = estimate(self._estimate, outcome.runtime_seconds)
+        message, delivery = held.message, held.delivery
+        self.tally.task(delivery.queue, message.task).ran(outcome.state, outcome.runtime_seconds)
+        settled = after_run(outcome.state, outcome.reason, held.policy)
+        result = None
+        if outcome.document and settled.store and self._stores_results:
+            status = "FAILURE" if outcome.state == "REJECTED" else outcome.state
+            result = StoredResult(
+                message.id, outcome.document, status, message.retries, self._settings.result_expires_seconds
+            )
+        if settled.verdict == "DEAD":
+            self.tally.buried(delivery.queue, settled.reason)
+        self._settle.append(
+            Settlement(
+                tag=delivery.tag,
+                queue=delivery.queue,
+                verdict=Verdict.ACKED if held.acked else Verdict[settled.verdict],
+                reason=settled.reason,
+                text=outcome.text if settled.reason else "",
+                result=result,
+                publish=outcome.publish,
+            )
+        )
+        self._log(message, outcome)
+
+    def _log(self, message: Peek, outcome: Outcome) -> None:
+        if outcome.state == "SUCCESS":
+            if task_logger.isEnabledFor(logging.INFO):
+                task_logger.info(
+                    "%s[%s] succeeded in %.6fs: %s",
+                    message.task,
+                    message.id,
+                    outcome.runtime_seconds,
+                    outcome.text,
+                )
+        elif outcome.state == "RETRY":
+            task_logger.info("%s[%s] retry: %s", message.task, message.id, outcome.text)
+        elif outcome.state == "IGNORED":
+            task_logger.info("%s[%s] ignored", message.task, message.id)
+        else:
+            verb = {"FAILURE": "raised", "REQUEUED": "requeued"}.get(outcome.state, "rejected")
+            task_logger.error("%s[%s] %s: %s", message.task, message.id, verb, outcome.text)
+
+    def _lost(self, lost: Lost) -> None:
+        held = self._held.pop(lost.number, None)
+        if held is None:
+            return
+        message, delivery = held.message, held.delivery
+        counts = self.tally.task(delivery.queue, message.task)
+        counts.lost += 1
+        limit = self._settings.delivery_limits.get(delivery.queue, self._settings.delivery_limit)
+        settled = after_loss(
+            by_limit=lost.by_limit, losses=message.losses, delivery_limit=limit, policy=held.policy
+        )
+        logger.error(
+            "%s[%s]: %s%s",
+            message.task,
+            message.id,
+            lost.text,
+            "; it will run again" if settled.verdict == "LOST" else "",
+        )
+        result = None
+        if settled.error:
+            kind = getattr(exceptions, settled.error)
+            result = self._failure(message, held.policy, "FAILURE", kind(lost.text))
+        if settled.verdict == "DEAD":
+            self.tally.buried(delivery.queue, settled.reason)
+        self._settle.append(
+            Settlement(
+                tag=delivery.tag,
+                queue=delivery.queue,
+                verdict=Verdict.ACKED if held.acked else Verdict[settled.verdict],
+                reason=settled.reason,
+                text=lost.text,
+                result=result,
+            )
+        )
+
+    def _returned(self, number: int) -> None:
+        held = self._held.get(number)
+        if held is None:
+            return
+        if self.draining and not held.acked:
+            self._give_back(number)
+        elif self.draining:  # it was acknowledged early, so it must run here
+            self._pool.submit([held.job])
+        else:
+            self._given_back.append(held.job)
+
+    def _give_back(self, number: int) -> None:
+        held = self._held.pop(number)
+        self._settle.append(
+            Settlement(tag=held.delivery.tag, queue=held.delivery.queue, verdict=Verdict.RETURN)
+        )
+
+    # the end
+
+    def _enter_drain(self) -> None:
+        self.draining = True
+        self._report_at = self._tick_at = 0.0
+        self._pool.recall()
+        for number in [*self._waiting, *(job.number for job in self._given_back)]:
+            self._give_back(number)
+        self._waiting.clear()
+        self._given_back.clear()
+        self._collect(time.monotonic())
+        logger.info("draining: %d tasks run", len(self._held))
+
+    def _abandon(self, cause: str) -> None:
+        """Give up on what still runs: it goes back to its queue, and its process is ended."""
+        for number in list(self._held):
+            held = self._held.pop(number)
+            logger.warning("%s[%s] is given up (%s)", held.message.task, held.message.id, cause)
+            if not held.acked:
+                self._settle.append(
+                    Settlement(
+                        tag=held.delivery.tag, queue=held.delivery.queue, verdict=Verdict.LOST, reason=cause
+                    )
+                )
+        self._retry_at = 0.0
+        self._exchange()
+
+
+def _early_ack(held: _Held) -> Settlement:
+    return Settlement(tag=held.delivery.tag, queue=held.delivery.queue, verdict=Verdict.ACK)
