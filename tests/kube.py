@@ -54,7 +54,7 @@ class Cluster:
             raise ConnectionError(
                 f"{api.configuration.host} does not answer, run `make cluster`: {error}"
             ) from error
-        # By default the client keeps its discovery in a shared temporary file, and in it another cluster's kinds.
+        # By default the client shares a temporary file of discovered kinds with other clusters' clients.
         discovery = tempfile.TemporaryDirectory(prefix="muster-discovery-")
         return cls(
             name=folder.name,

@@ -51,6 +51,11 @@ def finished(seen: dict | None) -> bool:
     return seen is not None and seen["status"]["phase"] in ("Succeeded", "Failed")
 
 
+def ready(seen: dict | None) -> bool:
+    conditions = (seen or {}).get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
 def test_one_control_plane_and_two_workers_are_ready(cluster: Cluster):
     """The cluster has the three nodes of kind-config.yaml, each of them Ready."""
     conditions = {

@@ -1,0 +1,76 @@
+# Everything a contributor or CI runs. `make` alone lists it; docs/development.md tells the story.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+GENERATED := crds helm docs/reference
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- the environment -------------------------------------------------------------------------------------
+
+.PHONY: environment
+environment: .venv/.installed  ## make the virtual environment .venv with all that development needs
+
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install python3-venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	@touch $@
+
+.PHONY: redis-server
+redis-server:  ## install redis-server if it is missing, as root on Debian
+	@command -v redis-server >/dev/null || tests/install redis-server
+
+# --- before a commit: no server, two minutes -------------------------------------------------------------
+
+.PHONY: check
+check: static  ## all that needs no server: generate, format, lint, types, layers, unit and property tests
+	$(BIN)/pytest -m 'not servers and not e2e'
+
+.PHONY: static
+static: generate format lint types layers unchanged  ## what reads the code without running it
+
+.PHONY: generate
+generate: .venv/.installed  ## write what is made of the Python types: CRDs, the chart's schema, reference pages
+	$(BIN)/python -m muster_operator.api.generate
+
+.PHONY: format
+format: .venv/.installed  ## format the code; in CI: complain if it is not
+	$(BIN)/ruff format --quiet $(if $(CI),--diff) .
+
+.PHONY: lint
+lint: .venv/.installed  ## ruff's rules
+	$(BIN)/ruff check --quiet .
+
+.PHONY: types
+types: .venv/.installed  ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: layers
+layers: .venv/.installed  ## who may import whom
+	$(BIN)/lint-imports --no-timings
+
+.PHONY: unchanged
+unchanged: generate  ## fail if generated files differ from what is committed or staged
+	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED)); \
+	  git diff --exit-code -- $(GENERATED) && [ -z "$$new" ] || \
+	  { echo "generated files differ from what is committed or staged, add them: $$new"; exit 1; }
+
+# --- everything ------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: static redis-server cluster  ## everything, with real Redis and the kind cluster; installs what is missing
+	$(BIN)/pytest
+
+.PHONY: cluster
+cluster:  ## bring up the kind cluster of kind-config.yaml, or mend it
+	tests/cluster/up
+
+.PHONY: cluster-down
+cluster-down:  ## remove it
+	tests/cluster/down

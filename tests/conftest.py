@@ -1,0 +1,98 @@
+"""What tests of every kind share: markers by need, real servers, and the rule that CI skips nothing."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from servers import RedisServer, ServerMissingError
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+TESTS = Path(__file__).parent
+
+# Deadlines and "too slow" measure the machine, not the code. CI draws the same examples every time.
+settings.register_profile(
+    "muster", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=IN_CI, print_blob=True
+)
+settings.load_profile("muster")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let SIGTERM end a run as Ctrl-C does, so that fixtures end what they have started."""
+    runner = os.getpid()
+
+    def interrupt(_signal_number, _frame):
+        if os.getpid() != runner:  # a child that a test has forked
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs, and run the quick ones first."""
+    for item in items:
+        if {"redis_server", "own_redis_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.servers)
+        if item.path.is_relative_to(TESTS / "e2e"):
+            item.add_marker(pytest.mark.e2e)
+    items.sort(key=lambda item: (item.get_closest_marker("e2e") is not None, _needs_server(item)))
+
+
+def _needs_server(item: pytest.Item) -> bool:
+    return item.get_closest_marker("servers") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """A test that is skipped in CI has failed: what it would have shown is unknown."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and CI skips nothing: {call.excinfo.value}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    """The same for a module that skips itself while it is collected."""
+    report = yield
+    if IN_CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped, and CI skips nothing: {report.longrepr}"
+    return report
+
+
+def _start_redis() -> RedisServer:
+    try:
+        return RedisServer().start()
+    except ServerMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def _shared_redis_server() -> Iterator[RedisServer]:
+    server = _start_redis()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def redis_server(_shared_redis_server: RedisServer) -> Iterator[RedisServer]:
+    """An empty Redis server shared with other tests: write to it, do not stop it."""
+    _shared_redis_server.flush()
+    pid = _shared_redis_server.pid
+    yield _shared_redis_server
+    assert _shared_redis_server.pid == pid, "a test that ends its server asks for own_redis_server"
+
+
+@pytest.fixture
+def own_redis_server() -> Iterator[RedisServer]:
+    """A Redis server of this test's own, to be killed, stopped and restarted."""
+    server = _start_redis()
+    yield server
+    server.close()
