@@ -1,0 +1,179 @@
+"""A broker under test, whichever it is: the ports, and what they do not offer.
+
+The contract suite and the state machine use it to look inside a broker and to move its time. It decides
+nothing about what a broker must hold.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import redis
+
+from muster.core.effects import Publication
+from muster.transports.base import Observer, Publisher, Transport
+from muster.transports.memory import MemoryBroker
+from muster.wire.keys import RedisKeys
+from waiting import wait_for
+
+POOL = "shop/mail"
+
+
+class Broker(ABC):
+    """One broker under test, and what the ports do not offer: to look inside it and to move its time."""
+
+    def __init__(self):
+        self._open = []
+
+    def transport(self, *queues, worker="one", lease_seconds=60.0, dead_letters=None) -> Transport:
+        made = self.make_transport(queues or ("mail",), worker, lease_seconds, dead_letters or {})
+        self._open.append(made)
+        return made
+
+    def publisher(self) -> Publisher:
+        self._open.append(made := self.make_publisher())
+        return made
+
+    def observer(self) -> Observer:
+        self._open.append(made := self.make_observer())
+        return made
+
+    def publish(self, *raws, queue="mail", **options):
+        self.publisher().publish([Publication(queue, raw, **options) for raw in raws])
+
+    def depth(self, queue="mail", horizon_seconds=0.0):
+        return self.observer().depths([queue], horizon_seconds=horizon_seconds)[queue]
+
+    def close(self):
+        for one in reversed(self._open):
+            one.close()
+
+    @abstractmethod
+    def make_transport(self, queues, worker, lease_seconds, dead_letters): ...
+
+    @abstractmethod
+    def make_publisher(self): ...
+
+    @abstractmethod
+    def make_observer(self): ...
+
+    @abstractmethod
+    def now(self) -> float: ...
+
+    @abstractmethod
+    def elapse(self, seconds): ...
+
+    @abstractmethod
+    def dead(self, place) -> list[tuple[str, str, str, bytes]]:
+        """(reason, text, queue, message)."""
+
+    @abstractmethod
+    def result(self, task_id) -> bytes | None: ...
+
+    @abstractmethod
+    def revoke(self, task_id): ...
+
+
+@dataclass
+class Clock:
+    now: float = 1_800_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@dataclass
+class Results:
+    documents: dict[str, bytes] = field(default_factory=dict)
+
+    def store(self, results):
+        for result in results:
+            self.documents[result.task_id] = result.document
+
+
+class OnMemory(Broker):
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock()
+        self.results = Results()
+        self.broker = MemoryBroker(self.clock, self.results.store)
+
+    def make_transport(self, queues, worker, lease_seconds, dead_letters):
+        return self.broker.transport(
+            queues=queues, worker=worker, pool=POOL, lease_seconds=lease_seconds, dead_letters=dead_letters
+        )
+
+    def make_publisher(self):
+        return self.broker.publisher()
+
+    def make_observer(self):
+        return self.broker.observer()
+
+    def now(self):
+        return self.clock()
+
+    def elapse(self, seconds):
+        self.clock.now += seconds
+
+    def dead(self, place):
+        return [(one.reason, one.text, one.queue, one.raw) for one in self.broker.dead(place)]
+
+    def result(self, task_id):
+        return self.results.documents.get(task_id)
+
+    def revoke(self, task_id):
+        self.broker.revoke([task_id])
+
+
+class OnRedis(Broker):
+    def __init__(self, url):
+        super().__init__()
+        self.url = url
+        self.client = redis.Redis.from_url(url)
+
+    def make_transport(self, queues, worker, lease_seconds, dead_letters):
+        from muster.transports.connect import connect_transport
+
+        return connect_transport(
+            self.url,
+            queues=queues,
+            worker=worker,
+            pool=POOL,
+            lease_seconds=lease_seconds,
+            dead_letters=dead_letters,
+            options={},
+            results_prefix="",
+        )
+
+    def make_publisher(self):
+        from muster.transports.connect import connect_publisher
+
+        return connect_publisher(self.url, {})
+
+    def make_observer(self):
+        from muster.transports.connect import connect_observer
+
+        return connect_observer(self.url, {}, {})
+
+    def now(self):
+        seconds, micros = self.client.time()
+        return seconds + micros / 1e6
+
+    def elapse(self, seconds):
+        then = self.now() + seconds
+        wait_for(self.now, until=lambda now: now > then, what="Redis' clock to move", every_seconds=0.005)
+
+    def dead(self, place):
+        return [
+            (f[b"reason"].decode(), f[b"text"].decode(), f[b"queue"].decode(), f[b"message"])
+            for _, f in self.client.xrange(RedisKeys().dead(place))
+        ]
+
+    def result(self, task_id):
+        return self.client.get(RedisKeys().result(task_id))
+
+    def revoke(self, task_id):
+        self.client.zadd(RedisKeys().revoked, {task_id: self.now()})
+
+    def close(self):
+        super().close()
+        self.client.close()

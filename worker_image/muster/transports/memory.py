@@ -1,0 +1,453 @@
+"""The broker inside one process: for unit tests, and for the simulation with its virtual clock.
+
+`MemoryBroker` is the broker; its three views are what the ports ask for. It keeps the whole contract of
+`muster.transports.base` but survives nothing: what must outlive a process belongs to `sqlite` or `redis`.
+
+A message's place in its queue is when it entered. Coming back (returned, lost, lease over, due) it takes
+that old place and so is served before those that entered later; only REQUEUE gives it a new one.
+"""
+
+# ruff: noqa: SLF001  # the views are the outside of the broker, in one file with it
+
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import msgspec
+
+from muster.core.effects import Publication, StoredResult
+from muster.transports.base import (
+    Delivery,
+    QueueDepth,
+    Settlement,
+    Start,
+    Tick,
+    Ticked,
+    Turn,
+    Turned,
+    Verdict,
+)
+from muster.wire.keys import PRIORITY_STEPS, priority_step
+from muster.wire.losses import may_have_run, with_loss
+
+DEAD_LETTERS_KEPT: Final = 100_000
+
+StoreResults: TypeAlias = Callable[[Sequence[StoredResult]], None]
+
+
+@dataclass(kw_only=True)
+class _Message:
+    queue: str
+    step: int
+    place: int
+    raw: bytes
+
+
+@dataclass(kw_only=True)
+class _Held:
+    message: _Message
+    worker: str
+    running: bool
+    deadline: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A message that nobody will run, and why."""
+
+    reason: str
+    text: str
+    queue: str
+    raw: bytes
+
+
+@dataclass(kw_only=True)
+class _Queue:
+    ready: dict[int, list[tuple[int, _Message]]] = field(
+        default_factory=lambda: {step: [] for step in PRIORITY_STEPS}
+    )
+    """Step → heap of (place, message)."""
+    waiting: list[tuple[float, int, _Message]] = field(default_factory=list)
+    """Heap of (ETA, place, message)."""
+
+
+class MemoryBroker:
+    """All queues of one process. Thread-safe. `clock` is the broker's time, in Unix seconds.
+
+    `store` is called with the results that turns carry, before anything else of the turn happens.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time, store: StoreResults | None = None) -> None:
+        self._clock = clock
+        self._store = store
+        self._lock = threading.RLock()
+        self._places = itertools.count(1)
+        self._queues: dict[str, _Queue] = {}
+        self._held: dict[str, _Held] = {}
+        self._dead: dict[str, deque[DeadLetter]] = {}
+        self._reports: dict[str, dict[str, tuple[float, bytes]]] = {}
+        self._mailboxes: dict[str, list[bytes]] = {}
+        self._revoked: dict[str, float] = {}
+        self._extra_runs: dict[tuple[str, str, str], int] = {}
+        self._watches: list[MemoryWatch] = []
+
+    # -- views
+
+    def transport(
+        self,
+        *,
+        queues: Sequence[str],
+        worker: str,
+        pool: str,
+        lease_seconds: float,
+        dead_letters: Mapping[str, str] | None = None,
+    ) -> "MemoryTransport":
+        """Return one worker's connection. `dead_letters`: queue → place, by default `<queue>.dead`."""
+        return MemoryTransport(self, queues, worker, pool, lease_seconds, dead_letters or {})
+
+    def publisher(self) -> "MemoryPublisher":
+        """Return a client's connection."""
+        return MemoryPublisher(self)
+
+    def observer(self, dead_letters: Mapping[str, str] | None = None) -> "MemoryObserver":
+        """Return a reader's connection."""
+        return MemoryObserver(self, dead_letters or {})
+
+    def dead(self, place: str) -> list[DeadLetter]:
+        """Return the dead letters of one place, the oldest first."""
+        with self._lock:
+            return list(self._dead.get(place, ()))
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Tell every worker, at its next tick, that these tasks shall not run."""
+        with self._lock:
+            self._revoked.update(dict.fromkeys(task_ids, self._clock()))
+
+    def places(self) -> Iterator[tuple[str, bytes]]:
+        """Yield (place, message) for every message that the broker has: ready, held, waiting or dead."""
+        with self._lock:
+            for queue in self._queues.values():
+                for heap in queue.ready.values():
+                    yield from (("ready", message.raw) for _, message in heap)
+                yield from (("waiting", message.raw) for _, _, message in queue.waiting)
+            for held in self._held.values():
+                yield ("running" if held.running else "claimed"), held.message.raw
+            for letters in self._dead.values():
+                yield from (("dead", letter.raw) for letter in letters)
+
+    # -- what the views do; each holds the lock for the whole of one call
+
+    def _queue(self, name: str) -> _Queue:
+        return self._queues.setdefault(name, _Queue())
+
+    def _enqueue(self, message: _Message) -> None:
+        heapq.heappush(self._queue(message.queue).ready[message.step], (message.place, message))
+
+    def _wait_until(self, eta: float, message: _Message) -> None:
+        heapq.heappush(self._queue(message.queue).waiting, (eta, message.place, message))
+
+    def _publish(self, publications: Iterable[Publication], now: float) -> None:
+        for publication in publications:
+            message = _Message(
+                queue=publication.queue,
+                step=priority_step(publication.priority),
+                place=next(self._places),
+                raw=publication.raw,
+            )
+            if publication.eta > now:
+                self._wait_until(publication.eta, message)
+            else:
+                self._enqueue(message)
+
+    def _settle(self, settlement: Settlement, dead_letter: str, now: float) -> bool:
+        if settlement.verdict is Verdict.ACKED:
+            self._publish(settlement.publish, now)
+            return True
+        if self._find(settlement) is None:
+            return False
+        message = self._held.pop(settlement.tag).message
+        self._publish(settlement.publish, now)
+        match settlement.verdict:
+            case Verdict.ACK:
+                pass
+            case Verdict.RETURN:
+                self._enqueue(message)
+            case Verdict.LOST:
+                message.raw = with_loss(message.raw, settlement.reason)
+                self._enqueue(message)
+            case Verdict.DEAD:
+                letters = self._dead.setdefault(dead_letter, deque(maxlen=DEAD_LETTERS_KEPT))
+                letters.append(
+                    DeadLetter(
+                        reason=settlement.reason, text=settlement.text, queue=message.queue, raw=message.raw
+                    )
+                )
+            case Verdict.DEFER:
+                self._wait_until(settlement.eta, message)
+            case Verdict.REQUEUE:
+                message.place = next(self._places)
+                self._enqueue(message)
+        return True
+
+    def _find(self, named: Settlement | Start) -> _Held | None:
+        held = self._held.get(named.tag)
+        return held if held is not None and held.message.queue == named.queue else None
+
+    def _start(self, start: Start, deadline: float) -> bool:
+        held = self._find(start)
+        if held is None:
+            return False
+        if held.running:  # a start whose answer got lost is asked for again
+            return True
+        held.running = True
+        held.deadline = deadline
+        if start.extra_run:
+            queue, task, cause = msgspec.json.decode(start.extra_run, type=tuple[str, str, str])
+            self._extra_runs[queue, task, cause] = self._extra_runs.get((queue, task, cause), 0) + 1
+        return True
+
+    def _take(self, queues: Sequence[str], limit: int) -> Iterator[_Message]:
+        """Yield the next messages: priority first, then the order of preference, then their places."""
+        for step in PRIORITY_STEPS:
+            for name in queues:
+                heap = self._queue(name).ready[step]
+                while heap and limit > 0:
+                    limit -= 1
+                    yield heapq.heappop(heap)[1]
+
+    def _turn(self, turn: Turn, transport: "MemoryTransport") -> Turned:
+        if self._store is not None and (
+            results := [settlement.result for settlement in turn.settle if settlement.result is not None]
+        ):
+            self._store(results)
+        with self._lock:
+            now = self._clock()
+            deadline = now + transport.lease_seconds
+            settled = [self._settle(s, transport.dead_letter(s.queue), now) for s in turn.settle]
+            started = [self._start(start, deadline) for start in turn.start]
+            deliveries = []
+            runs_left = turn.run
+            for message in self._take(transport.queues, turn.claim):
+                tag = transport.next_tag()
+                running = runs_left > 0 and not may_have_run(message.raw)
+                runs_left -= running
+                self._held[tag] = _Held(
+                    message=message, worker=transport.worker, running=running, deadline=deadline
+                )
+                deliveries.append(Delivery(tag, message.queue, message.raw, running))
+            watches = self._woken()
+        for watch in watches:
+            watch.fire()
+        return Turned(settled=settled, started=started, deliveries=deliveries, now=now)
+
+    def _tick(self, tick: Tick, transport: "MemoryTransport") -> Ticked:
+        with self._lock:
+            now = self._clock()
+            gone = []
+            for queue, tag in tick.renew:
+                held = self._held.get(tag)
+                if held is None or held.message.queue != queue:
+                    gone.append(tag)
+                else:
+                    held.deadline = now + transport.lease_seconds
+            if tick.reconcile:
+                self._reconcile(transport.worker, transport.queues, {tag for _, tag in tick.renew})
+            self._end_leases(transport.queues, now)
+            next_eta = self._move_due(transport.queues, now)
+            if tick.report is not None:
+                self._reports.setdefault(transport.pool, {})[transport.worker] = (now, tick.report)
+            commands = self._mailboxes.pop(transport.worker, [])
+            revoked = [task_id for task_id, at in self._revoked.items() if at > tick.revoked_after]
+            watches = self._woken()
+        for watch in watches:
+            watch.fire()
+        return Ticked(now=now, next_eta=next_eta, commands=commands, revoked=revoked, gone=gone)
+
+    def _reconcile(self, worker: str, queues: Sequence[str], ours: set[str]) -> None:
+        """Give back, as it came, what stands under a worker's name and is not in its hands."""
+        for tag, held in list(self._held.items()):
+            if held.worker == worker and held.message.queue in queues and tag not in ours:
+                self._enqueue(self._held.pop(tag).message)
+
+    def _end_leases(self, queues: Sequence[str], now: float) -> None:
+        over = [
+            tag for tag, held in self._held.items() if held.deadline <= now and held.message.queue in queues
+        ]
+        for tag in over:
+            held = self._held.pop(tag)
+            if held.running:
+                held.message.raw = with_loss(held.message.raw, "LeaseExpired")
+            self._enqueue(held.message)
+
+    def _move_due(self, queues: Sequence[str], now: float) -> float | None:
+        etas = []
+        for name in queues:
+            waiting = self._queue(name).waiting
+            while waiting and waiting[0][0] <= now:
+                self._enqueue(heapq.heappop(waiting)[2])
+            if waiting:
+                etas.append(waiting[0][0])
+        return min(etas, default=None)
+
+    def _woken(self) -> list["MemoryWatch"]:
+        """Return, and disarm, the armed watches for which a message is ready."""
+        woken = [watch for watch in self._watches if watch.armed and self._any_ready(watch.queues)]
+        for watch in woken:
+            watch.armed = False
+        return woken
+
+    def _any_ready(self, queues: Sequence[str]) -> bool:
+        return any(heap for name in queues for heap in self._queue(name).ready.values())
+
+    def _depth(self, name: str, dead_letter: str, now: float, horizon_seconds: float) -> QueueDepth:
+        queue = self._queue(name)
+        held = [held for held in self._held.values() if held.message.queue == name]
+        places = [place for heap in queue.ready.values() for place, _ in heap]
+        return QueueDepth(
+            ready=len(places),
+            claimed=sum(not one.running for one in held),
+            running=sum(one.running for one in held),
+            expired=sum(one.deadline <= now for one in held),
+            due=sum(eta <= now + horizon_seconds for eta, _, _ in queue.waiting),
+            waiting=len(queue.waiting),
+            dead=len(self._dead.get(dead_letter, ())),
+            newest_id=str(max(places)) if places else "",
+        )
+
+
+class MemoryWatch:
+    """See `muster.transports.base.Watch`. `notify` is called in the thread that publishes, or that arms."""
+
+    def __init__(self, broker: MemoryBroker, queues: Sequence[str], notify: Callable[[], None]) -> None:
+        self.queues = queues
+        self.armed = False
+        self._broker = broker
+        self.fire = notify
+
+    def arm(self) -> None:
+        """Ask for one notification."""
+        with self._broker._lock:
+            self.armed = not self._broker._any_ready(self.queues)
+            fire = not self.armed
+        if fire:
+            self.fire()
+
+    def close(self) -> None:
+        """Stop waiting."""
+        with self._broker._lock:
+            self.armed = False
+            if self in self._broker._watches:
+                self._broker._watches.remove(self)
+
+
+class MemoryTransport:
+    """One worker's view; see `muster.transports.base.Transport`."""
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        queues: Sequence[str],
+        worker: str,
+        pool: str,
+        lease_seconds: float,
+        dead_letters: Mapping[str, str],
+    ) -> None:
+        self.queues = list(queues)
+        self.worker = worker
+        self.pool = pool
+        self.lease_seconds = lease_seconds
+        self._dead_letters = dead_letters
+        self._broker = broker
+        self._watches: list[MemoryWatch] = []
+
+    def next_tag(self) -> str:
+        """Return a name for a delivery that no other has had."""
+        return f"{self.worker}:{next(self._broker._places)}"
+
+    def dead_letter(self, queue: str) -> str:
+        """Return the dead-letter place of a queue."""
+        return self._dead_letters.get(queue, f"{queue}.dead")
+
+    def turn(self, turn: Turn) -> Turned:
+        """Carry out settlements, then starts, then the claim."""
+        return self._broker._turn(turn, self)
+
+    def tick(self, tick: Tick) -> Ticked:
+        """Renew leases, end expired ones of anybody, move due ETAs, report, read the mailbox."""
+        return self._broker._tick(tick, self)
+
+    def watch(self, notify: Callable[[], None]) -> MemoryWatch:
+        """Return an unarmed watch over the queues."""
+        watch = MemoryWatch(self._broker, self.queues, notify)
+        with self._broker._lock:
+            self._broker._watches.append(watch)
+        self._watches.append(watch)
+        return watch
+
+    def close(self) -> None:
+        """Close the watches. What is in hand comes back when its lease ends."""
+        for watch in self._watches:
+            watch.close()
+
+
+class MemoryPublisher:
+    """A client's view; see `muster.transports.base.Publisher`."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Put messages into their queues."""
+        broker = self._broker
+        with broker._lock:
+            broker._publish(publications, broker._clock())
+            watches = broker._woken()
+        for watch in watches:
+            watch.fire()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class MemoryObserver:
+    """A reader's view; see `muster.transports.base.Observer`."""
+
+    def __init__(self, broker: MemoryBroker, dead_letters: Mapping[str, str]) -> None:
+        self._broker = broker
+        self._dead_letters = dead_letters
+
+    def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
+        """Return the depth of each queue."""
+        broker = self._broker
+        with broker._lock:
+            now = broker._clock()
+            return {
+                name: broker._depth(name, self._dead_letters.get(name, f"{name}.dead"), now, horizon_seconds)
+                for name in queues
+            }
+
+    def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
+        """Return (age in seconds, report) of the pool's workers."""
+        broker = self._broker
+        with broker._lock:
+            now = broker._clock()
+            found = [(now - at, report) for at, report in broker._reports.get(pool, {}).values()]
+        return [(age, report) for age, report in found if age <= max_age_seconds]
+
+    def send(self, worker: str, control: bytes) -> None:
+        """Put a control message into a worker's mailbox."""
+        with self._broker._lock:
+            self._broker._mailboxes.setdefault(worker, []).append(control)
+
+    def extra_runs(self) -> dict[tuple[str, str, str], int]:
+        """Return the starts beyond the first by (queue, task, cause)."""
+        with self._broker._lock:
+            return dict(self._broker._extra_runs)
+
+    def close(self) -> None:
+        """Nothing is held open."""
