@@ -10,11 +10,20 @@ UNPRIVILEGED = {
     "readOnlyRootFilesystem": True,
 }
 UNPRIVILEGED_POD = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+# A Service's rules reach the nodes within a second or two of its endpoints, so a client tries again.
 PING = r"""
-import socket
-with socket.create_connection(("redis", 6379), timeout=2) as connection:
-    connection.sendall(b"PING\r\n")
-    print(connection.recv(64).decode().strip())
+import socket, time
+deadline = time.monotonic() + 60
+while True:
+    try:
+        with socket.create_connection(("redis", 6379), timeout=2) as connection:
+            connection.sendall(b"PING\r\n")
+            print(connection.recv(64).decode().strip())
+            break
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+        time.sleep(0.2)
 """
 
 
@@ -30,7 +39,7 @@ def pod(
     container = {"name": name, "image": image, "command": command, "securityContext": UNPRIVILEGED}
     container |= {"volumeMounts": [{"name": "data", "mountPath": "/data"}], "workingDir": "/data"}
     spec = {
-        "restartPolicy": restart,
+        "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "automountServiceAccountToken": False,
         "securityContext": UNPRIVILEGED_POD,
