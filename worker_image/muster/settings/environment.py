@@ -88,6 +88,8 @@ class Variable:
     write: Callable[[Any], str]
     read: Callable[[str], Any]
     """Raises ValueError whose text completes "MUSTER_… "."""
+    celery: str = ""
+    """Celery's variable for the same, read when ours is absent."""
 
 
 def _number(value: float) -> str:
@@ -152,8 +154,10 @@ def _read_address(text: str) -> str:
     return text
 
 
-def _text(name: str, attribute: str, form: str, note: str, read: Callable[[str], str] = str) -> Variable:
-    return Variable(name=name, field=attribute, form=form, note=note, write=str, read=read)
+def _text(
+    name: str, attribute: str, form: str, note: str, read: Callable[[str], str] = str, celery: str = ""
+) -> Variable:
+    return Variable(name=name, field=attribute, form=form, note=note, write=str, read=read, celery=celery)
 
 
 def _seconds(name: str, attribute: str, note: str) -> Variable:
@@ -186,7 +190,7 @@ def _count(name: str, attribute: str, note: str) -> Variable:
 
 VARIABLES: tuple[Variable, ...] = (
     _text("MUSTER_APP", "app", "module or module:attribute", "The application, as in `muster -A`."),
-    _text("MUSTER_BROKER_URL", "broker_url", "URL", "The broker; from a Secret."),
+    _text("MUSTER_BROKER_URL", "broker_url", "URL", "The broker; from a Secret.", celery="CELERY_BROKER_URL"),
     _text(
         "MUSTER_BROKER_CA_FILE", "broker_ca_file", "file", "Certificates that may have signed the broker's."
     ),
@@ -195,6 +199,7 @@ VARIABLES: tuple[Variable, ...] = (
         "result_url",
         "URL",
         "The result store; from a Secret. Absent: the application decides, or results are ignored.",
+        celery="CELERY_RESULT_BACKEND",
     ),
     _text("MUSTER_RESULT_CA_FILE", "result_ca_file", "file", "The same for the result store."),
     _seconds("MUSTER_RESULT_EXPIRES", "result_expires", "How long a result is kept; 0: for ever."),
@@ -328,13 +333,13 @@ def from_environment(environment: Mapping[str, str]) -> WorkerEnvironment:
     """
     values: dict[str, Any] = {}
     for variable in VARIABLES:
-        text = environment.get(variable.name, "")
-        if not text:
+        names = [name for name in (variable.name, variable.celery) if name and environment.get(name)]
+        if not names:
             continue
         try:
-            values[variable.field] = variable.read(text)
+            values[variable.field] = variable.read(environment[names[0]])
         except ValueError as error:
-            raise ConfigurationError(f"environment: {variable.name} {error}") from None
+            raise ConfigurationError(f"environment: {names[0]} {error}") from None
     return WorkerEnvironment(**values)
 
 

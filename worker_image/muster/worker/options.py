@@ -1,0 +1,392 @@
+"""What holds for a worker: from its command line, its environment and its application, one set of options.
+
+The command line resolves once without the application (which it must not import), the service again, by
+`with_application`, when the application's process has told its settings. Pure: what the machine is and what
+the environment says are arguments. Precedence: command line, environment (the manifest), application,
+default. What single calls and tasks say goes before all of it and is seen to where they run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from muster import settings
+from muster.errors import ConfigurationError
+from muster.settings import Settings
+from muster.settings.environment import DeadLetter, Prefetch, QueueLimits, WorkerEnvironment
+from muster.settings.kinds import queue_names
+from muster.settings.urls import mask, parse_broker_url, parse_result_url
+from muster.wire.keys import RESERVED_PREFIXES
+from muster.worker.machine import Machine
+
+
+class PoolType(StrEnum):
+    """How a worker runs several tasks at once."""
+
+    PREFORK = "prefork"
+    THREADS = "threads"
+    SOLO = "solo"
+
+
+_POOL_ALIASES = {"processes": PoolType.PREFORK}
+_LATER = ("gevent", "eventlet", "asyncio")
+_THREADS = 10
+LEAST_LEASE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """What `muster worker` was called with; None or empty: nothing was said."""
+
+    app: str | None = None
+    broker_url: str | None = None
+    result_url: str | None = None
+    queues: tuple[str, ...] = ()
+    exclude_queues: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    pool: str | None = None
+    concurrency: int | None = None
+    autoscale: tuple[int, int] | None = None
+    hostname: str | None = None
+    soft_time_limit_seconds: float | None = None
+    time_limit_seconds: float | None = None
+    max_tasks_per_child: int | None = None
+    max_memory_per_child_bytes: int | None = None
+    max_age_seconds: float | None = None
+    prefetch: Prefetch | None = None
+    lease_seconds: float | None = None
+    drain_timeout_seconds: float | None = None
+    metrics_address: str | None = None
+    log_level: str | None = None
+    log_format: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """All that a worker was told before its application was imported."""
+
+    command_line: CommandLine
+    environment: WorkerEnvironment
+    machine: Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """What a worker needs to know. Seconds and counts are 0 where there is no limit; texts empty for none."""
+
+    app: str
+    include: tuple[str, ...]
+    """Modules to import besides what the application names itself."""
+    broker_url: str
+    """Empty only before `with_application`."""
+    broker_ca_file: str
+    broker_transport_options: Mapping[str, Any]
+    retry_on_startup: bool
+    """Whether a broker that is away at the start is waited for."""
+    result_backend: str
+    result_ca_file: str
+    result_backend_transport_options: Mapping[str, Any]
+    result_expires_seconds: int
+    queues: tuple[str, ...]
+    """In order of preference."""
+    dead_letters: Mapping[str, DeadLetter]
+    """For every queue."""
+    delivery_limit: int
+    delivery_limits: Mapping[str, int]
+    """For queues with a limit of their own."""
+    queue_limits: Mapping[str, QueueLimits]
+    pool: PoolType
+    concurrency: int
+    max_tasks_per_child: int
+    max_memory_per_child_bytes: int
+    max_age_seconds: float
+    acks_late: bool
+    reject_on_worker_lost: bool
+    acks_on_failure_or_timeout: bool
+    ignore_result: bool
+    store_errors_even_if_ignored: bool
+    track_started: bool
+    soft_time_limit_seconds: float
+    time_limit_seconds: float
+    prefetch: Prefetch
+    lease_seconds: float
+    drain_timeout_seconds: float
+    max_message_bytes: int
+    hostname: str
+    worker_id: str
+    pool_name: str
+    metrics_address: str
+    log_level: str
+    log_format: str
+    origins: Mapping[str, str] = field(repr=False)
+    """Field → command line, environment, application (or another source of settings) or default."""
+    told: Told = field(repr=False)
+
+    @property
+    def max_depth(self) -> int:
+        """How many messages a slot may hold at most, the running one included; 0: by measured runtime."""
+        return 0 if self.prefetch == "Auto" else self.prefetch + 1
+
+    def with_application(self, application: Settings) -> "WorkerOptions":
+        """Return the options with what the application says. Raises ConfigurationError as `resolve` does."""
+        return resolve(self.told, application)
+
+    def effective(self) -> dict[str, str]:
+        """Return each option as text, for reports and people; nothing secret is in it."""
+        hidden = {"origins", "told"}
+        return {name: _shown(value) for name, value in vars(self).items() if name not in hidden}
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return mask(value) if "://" in value else value
+        case tuple():
+            return ",".join(value)
+        case DeadLetter():
+            return f"{value.name} ({value.max_length} for {value.max_age:g} s)"
+        case Mapping():
+            return ", ".join(
+                f"{key}: {'***' if 'password' in key else _shown(item)}" for key, item in value.items()
+            )
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+class _Sources:
+    """Picks each value from the first source that has it, and notes which."""
+
+    def __init__(self, told: Told, application: Settings) -> None:
+        self._told = (("command line", told.command_line), ("environment", told.environment))
+        self._application = application
+        self.origins: dict[str, str] = {}
+
+    def pick(self, name: str, *, setting: str = "", option: str = "", default: Any = None) -> Any:
+        """Return the value of the option `name`, called `option` where it was told, `setting` by Celery."""
+        for source, values in self._told:
+            value = getattr(values, option or name, None)
+            if value is not None and value not in ((), {}):
+                self.origins[name] = source
+                return value
+        if not setting:
+            self.origins[name] = "default"
+            return default
+        self.origins[name] = self._application.origin(setting)
+        value = getattr(self._application, setting)
+        return default if value is None else value
+
+
+APPLICATION_SETTINGS = (
+    "broker_url",
+    "broker_transport_options",
+    "broker_connection_retry_on_startup",
+    "result_backend",
+    "result_backend_transport_options",
+    "result_expires",
+    "task_queues",
+    "task_default_queue",
+    "muster_delivery_limit",
+    "worker_pool",
+    "worker_concurrency",
+    "worker_max_tasks_per_child",
+    "worker_max_memory_per_child",
+    "muster_max_age_per_child",
+    "task_acks_late",
+    "task_reject_on_worker_lost",
+    "task_acks_on_failure_or_timeout",
+    "task_ignore_result",
+    "task_store_errors_even_if_ignored",
+    "task_track_started",
+    "task_soft_time_limit",
+    "task_time_limit",
+    "worker_disable_prefetch",
+    "muster_lease",
+    "muster_drain_timeout",
+    "muster_max_message_bytes",
+    "muster_metrics_address",
+)
+"""What `resolve` asks of an application; no other setting has to travel to the worker's own process."""
+
+
+def told_by(application: Settings) -> dict[str, Any]:
+    """Return what the application set of `APPLICATION_SETTINGS`, as plain values that can be sent on.
+
+    `muster.settings.resolve` makes settings of it again.
+    """
+    plain = {name: value for name, value in application.given().items() if name in APPLICATION_SETTINGS}
+    if plain.get("task_queues") is not None:
+        plain["task_queues"] = queue_names(plain["task_queues"])
+    return plain
+
+
+def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
+    """Return what holds. Raises ConfigurationError for what cannot work, and says what to do.
+
+    Without an application what only it can say is left at its default, and no broker is asked for.
+    """
+    said = settings.resolve({}) if application is None else application
+    sources = _Sources(told, said)
+    pick = sources.pick
+    app = pick("app")
+    if not app:
+        raise ConfigurationError("no application: say which with -A MODULE, or in MUSTER_APP")
+    pool = _pool(pick("pool", setting="worker_pool"))
+    hostname = node_name(pick("hostname", default=""), told.machine.host)
+    queues = _queues(sources, told, said)
+    broker_url = pick("broker_url", setting="broker_url", default="")
+    if broker_url:
+        parse_broker_url(broker_url)
+    elif application is not None:
+        raise ConfigurationError(
+            "no broker: say which with -b URL, in MUSTER_BROKER_URL or in the application's broker_url"
+        )
+    result_backend = pick("result_backend", option="result_url", setting="result_backend", default="")
+    if result_backend:
+        parse_result_url(result_backend)
+    dead_letters = pick("dead_letters", default={})
+    options = WorkerOptions(
+        app=app,
+        include=pick("include", default=()),
+        broker_url=broker_url,
+        broker_ca_file=pick("broker_ca_file", default=""),
+        broker_transport_options=pick("broker_transport_options", setting="broker_transport_options"),
+        retry_on_startup=pick("retry_on_startup", setting="broker_connection_retry_on_startup", default=True),
+        result_backend=result_backend,
+        result_ca_file=pick("result_ca_file", default=""),
+        result_backend_transport_options=pick(
+            "result_backend_transport_options", setting="result_backend_transport_options"
+        ),
+        result_expires_seconds=int(pick("result_expires_seconds", setting="result_expires", default=0)),
+        queues=queues,
+        dead_letters={name: dead_letters.get(name) or DeadLetter(name=f"{name}.dead") for name in queues},
+        delivery_limit=pick("delivery_limit", setting="muster_delivery_limit"),
+        delivery_limits=pick("delivery_limits", default={}),
+        queue_limits=pick("queue_limits", default={}),
+        pool=pool,
+        concurrency=_concurrency(sources, pool, told.machine.cpus),
+        max_tasks_per_child=pick("max_tasks_per_child", setting="worker_max_tasks_per_child", default=0),
+        max_memory_per_child_bytes=_memory(sources, said),
+        max_age_seconds=pick("max_age_seconds", setting="muster_max_age_per_child", default=0.0),
+        acks_late=pick("acks_late", setting="task_acks_late"),
+        reject_on_worker_lost=pick("reject_on_worker_lost", setting="task_reject_on_worker_lost"),
+        acks_on_failure_or_timeout=pick(
+            "acks_on_failure_or_timeout", setting="task_acks_on_failure_or_timeout"
+        ),
+        ignore_result=pick("ignore_result", setting="task_ignore_result"),
+        store_errors_even_if_ignored=pick(
+            "store_errors_even_if_ignored", setting="task_store_errors_even_if_ignored"
+        ),
+        track_started=pick("track_started", setting="task_track_started"),
+        soft_time_limit_seconds=pick("soft_time_limit_seconds", setting="task_soft_time_limit", default=0.0),
+        time_limit_seconds=pick("time_limit_seconds", setting="task_time_limit", default=0.0),
+        prefetch=_prefetch(sources),
+        lease_seconds=pick("lease_seconds", setting="muster_lease"),
+        drain_timeout_seconds=pick("drain_timeout_seconds", setting="muster_drain_timeout"),
+        max_message_bytes=pick("max_message_bytes", setting="muster_max_message_bytes"),
+        hostname=hostname,
+        worker_id=pick("worker_id", default=told.machine.unique),
+        pool_name=pick("pool_name", default=hostname),
+        metrics_address=pick("metrics_address", setting="muster_metrics_address", default=""),
+        log_level=pick("log_level", default="INFO"),
+        log_format=pick("log_format", default="text"),
+        origins=sources.origins,
+        told=told,
+    )
+    _check(options)
+    return options
+
+
+def _pool(name: str) -> PoolType:
+    if name in _LATER:
+        raise ConfigurationError(f"the pool {name} comes in a later version; use threads for I/O-bound tasks")
+    try:
+        return _POOL_ALIASES.get(name) or PoolType(name)
+    except ValueError:
+        raise ConfigurationError(f"there is no pool {name!r}: use prefork, threads or solo") from None
+
+
+def _concurrency(sources: _Sources, pool: PoolType, cpus: int) -> int:
+    said: int | None = sources.pick("concurrency")
+    if said is None:
+        bounds: tuple[int, int] | None = sources.pick("concurrency", option="autoscale")
+        # how many slots a worker has stays as it is: its pool grows and shrinks by workers
+        said = bounds[0] if bounds else sources.pick("concurrency", setting="worker_concurrency")
+    if said is not None and said < 1:
+        raise ConfigurationError(f"concurrency is {said}: it must be 1 or more")
+    if pool is PoolType.SOLO:
+        return 1
+    return said or (cpus if pool is PoolType.PREFORK else _THREADS)
+
+
+def _memory(sources: _Sources, application: Settings) -> int:
+    told: int | None = sources.pick("max_memory_per_child_bytes")
+    if told is not None:
+        return told
+    sources.origins["max_memory_per_child_bytes"] = application.origin("worker_max_memory_per_child")
+    return (application.worker_max_memory_per_child or 0) * 1024  # Celery counts KiB
+
+
+def _prefetch(sources: _Sources) -> Prefetch:
+    told: Prefetch | None = sources.pick("prefetch")
+    if told is not None:
+        return told
+    return 0 if sources.pick("prefetch", setting="worker_disable_prefetch") else "Auto"
+
+
+def _queues(sources: _Sources, told: Told, application: Settings) -> tuple[str, ...]:
+    names = sources.pick("queues", default=())
+    if not names and application.task_queues:
+        names = queue_names(application.task_queues)
+        sources.origins["queues"] = application.origin("task_queues")
+    if not names:
+        names = [application.task_default_queue]
+        sources.origins["queues"] = application.origin("task_default_queue")
+    excluded = set(told.command_line.exclude_queues)
+    queues = tuple(name for name in dict.fromkeys(names) if name not in excluded)
+    if not queues:
+        raise ConfigurationError(f"no queue is left to consume: {', '.join(names)} are excluded by -X")
+    for name in queues:
+        if name.startswith(RESERVED_PREFIXES):
+            raise ConfigurationError(
+                f"the queue name {name!r} is reserved: no queue may begin with {', '.join(RESERVED_PREFIXES)}"
+            )
+    return queues
+
+
+def _check(options: WorkerOptions) -> None:
+    if options.lease_seconds < LEAST_LEASE_SECONDS:
+        raise ConfigurationError(
+            f"the lease is {options.lease_seconds:g} s: it must be {LEAST_LEASE_SECONDS:g} s or more, "
+            "since it is renewed once a third of it and a short pause must not lose it"
+        )
+    for queue, place in options.dead_letters.items():
+        if place.name in options.queues:
+            raise ConfigurationError(
+                f"the dead letters of queue {queue!r} would go to {place.name!r}, which this worker consumes "
+                "too: name another place"
+            )
+    if options.told.environment.rate_limits or options.told.environment.global_rate_limits:
+        raise ConfigurationError(
+            "rate limits come in a later version: leave limits.rate and limits.globalRate out of the "
+            "WorkerPool, and bound the rate by its size"
+        )
+
+
+def node_name(text: str, host: str) -> str:
+    """Return a worker's name from what `-n` was given: `%h` is the host, `%n` its first part, `%d` the rest.
+
+    As with Celery, a name without @ is taken for the part after it, and without any the host is.
+    """
+    short, _, domain = host.partition(".")
+    parts = {"%h": host, "%n": short, "%d": domain, "%i": "0", "%I": "", "%%": "%"}
+    expanded, rest = "", text
+    while rest:
+        step = parts.get(rest[:2])
+        expanded, rest = (expanded + rest[0], rest[1:]) if step is None else (expanded + step, rest[2:])
+    name, at, place = expanded.rpartition("@")
+    return f"{(name if at else '') or 'muster'}@{place or host}"
