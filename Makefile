@@ -18,8 +18,8 @@ environment: .venv/.installed  ## make the virtual environment .venv with all th
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install python3-venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -qq --editable '.[all]' --group dev
 	@touch $@
 
 .PHONY: redis-server
@@ -53,7 +53,7 @@ types: .venv/.installed  ## mypy, strict
 
 .PHONY: layers
 layers: .venv/.installed  ## who may import whom
-	$(BIN)/lint-imports --no-timings
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: unchanged
 unchanged: generate  ## fail if generated files differ from what is committed or staged
