@@ -62,6 +62,7 @@ class _Child:
         self.reader = Reader(self.end)
         self.thief = Reader(self.their_end)
         self.pid = 0
+        self.pidfd = -1
         self.born = time.monotonic()
         self.jobs: dict[int, Job] = {}
         """Handed over and not reported, in order."""
@@ -94,7 +95,28 @@ class _Child:
                 jobs.append(job)
         return jobs
 
+    def was_born(self, pid: int) -> None:
+        self.pid = pid
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # dead already; the template's word on that follows
+                self.pidfd = os.pidfd_open(pid)
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Signal the child, never a stranger that got its pid after it died. Returns whether it was there."""
+        try:
+            if self.pidfd >= 0:
+                signal.pidfd_send_signal(self.pidfd, number)
+            elif self.pid and not hasattr(os, "pidfd_open"):
+                os.kill(self.pid, number)
+            else:
+                return False
+        except ProcessLookupError:
+            return False
+        return True
+
     def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
         self.end.close()
         self.their_end.close()
         self.page.close()
@@ -131,14 +153,14 @@ class PreforkPool:
         theirs.close()
         self._control, self._control_reader = ours, Reader(ours)
         received = self._control_reader.receive()
+        if received is not None and received[0][:1] == template.GREETING:
+            return received[0][1:]
+        _, status = os.waitpid(self._template_pid, 0)
+        ours.close()
+        self._selector.close()
         if received is None:
-            _, status = os.waitpid(self._template_pid, 0)
             raise ConfigurationError(f"the application ended while it was being imported: {_death(status)}")
-        frame = received[0]
-        if frame[:1] == template.FAILED:
-            os.waitpid(self._template_pid, 0)
-            raise ConfigurationError(frame[1:].decode())
-        return frame[1:]
+        raise ConfigurationError(received[0][1:].decode())
 
     def start(self, settings: PoolSettings, notify: Callable[[], None]) -> None:  # noqa: ARG002 - has a fileno
         """Fork the children."""
@@ -265,7 +287,7 @@ class PreforkPool:
             if child is None:
                 continue
             if not exited.pid:
-                child.pid = exited.status
+                child.was_born(exited.status)
             else:
                 self._bury(child, exited.status)
 
@@ -354,15 +376,15 @@ class PreforkPool:
             else:
                 again = STUCK_SECONDS - age
         if job.hard_limit:
-            if age >= job.hard_limit and child.pid:
-                child.killed_for = job.number
-                os.kill(child.pid, signal.SIGKILL)
+            if age >= job.hard_limit:
+                if child.signal(signal.SIGKILL):
+                    child.killed_for = job.number
                 return CHECK_SECONDS
             again = min(again, max(job.hard_limit - age, 0.001))
         if job.soft_limit and child.warned != job.number:
-            if age >= job.soft_limit and child.pid:
+            if age >= job.soft_limit:
                 child.warned = job.number
-                os.kill(child.pid, signal.SIGUSR1)
+                child.signal(signal.SIGUSR1)
             else:
                 again = min(again, max(job.soft_limit - age, 0.001))
         return again
@@ -382,9 +404,8 @@ class PreforkPool:
         """Hang up on the children, kill those that still run a task, and wait for the template."""
         self._stopping = True
         for child in self._children.values():
-            if child.jobs and child.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGKILL)
+            if child.jobs:
+                child.signal(signal.SIGKILL)
             child.close()
         self._children.clear()
         if self._control is not None:

@@ -1,0 +1,301 @@
+"""The prefork pool with real processes, and everything that can happen to them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from muster.errors import ConfigurationError
+from muster.pools.base import Lost, Outcome, PoolSettings, Publish, Returned
+from muster.pools.prefork import PreforkPool
+from pool_jobs import job, load
+
+
+class Driver:
+    """Turns the pool's crank, as the worker's loop does, until something is so."""
+
+    def __init__(self, pool):
+        self.pool = pool
+        self.events = []
+
+    def until(self, condition, seconds=20):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"not so after {seconds} s; events: {self.events}"
+            self.pool.check()
+            self.events.extend(self.pool.collect())
+            for event in self.events:
+                if isinstance(event, Publish):
+                    self.pool.published([event.token], "")
+            time.sleep(0.001)
+
+    def outcomes(self):
+        return {e.number: e for e in self.events if isinstance(e, Outcome)}
+
+    def lost(self):
+        return {e.number: e for e in self.events if isinstance(e, Lost)}
+
+    def pids(self):
+        return {child.pid for child in self.pool._children.values()}
+
+
+@pytest.fixture
+def start(request):
+    """Start a pool and return its driver; it is stopped afterwards, and no process may be left."""
+    pools = []
+
+    def begin(slots=2, **settings):
+        pool = PreforkPool(load)
+        assert pool.load() == b"hello"
+        pool.start(PoolSettings(slots=slots, **settings), lambda: None)
+        driver = Driver(pool)
+        driver.until(lambda: len(driver.pids()) == slots and all(driver.pids()))
+        pools.append((pool, driver.pids()))
+        return driver
+
+    yield begin
+    for pool, pids in pools:
+        template = pool._template_pid
+        pids |= {child.pid for child in pool._children.values()}
+        pool.stop()
+        wait_gone({template, *pids} - {0})
+
+
+def wait_gone(pids, seconds=5):
+    end = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < end, f"still there: {[pid for pid in pids if alive(pid)]}"
+        time.sleep(0.005)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_each_job_is_reported_once(start):
+    """A thousand jobs over two children: a thousand outcomes, none twice."""
+    driver = start()
+    jobs = [job(n) for n in range(1, 1001)]
+    sent = 0
+
+    def crank():
+        nonlocal sent
+        room = driver.pool.room(64)
+        driver.pool.submit(jobs[sent : sent + room])
+        sent += min(room, len(jobs) - sent)
+        return sum(isinstance(e, Outcome) for e in driver.events) >= 1000
+
+    driver.until(crank)
+    assert Counter(e.number for e in driver.events) == dict.fromkeys(range(1, 1001), 1)
+
+
+def test_a_killed_child_loses_only_the_job_it_ran(start, tmp_path):
+    """SIGKILL: the running job is lost, those behind it run elsewhere, the child is replaced."""
+    driver = start(slots=1)
+    go, ledger = tmp_path / "go", tmp_path / "ledger"
+    driver.pool.submit([job(1, "append", file=str(ledger), until=str(go)), *(job(n) for n in range(2, 12))])
+    driver.until(ledger.exists)
+    [pid] = driver.pids()
+    os.kill(pid, signal.SIGKILL)
+    driver.until(lambda: len(driver.outcomes()) == 10)
+    assert set(driver.lost()) == {1}
+    assert "SIGKILL" in driver.lost()[1].text
+    assert driver.pids() != {pid}
+
+
+def test_a_stopped_child_holds_up_only_the_job_it_runs(start, tmp_path):
+    """SIGSTOP: what was given to the child and not begun is taken back and runs in the other."""
+    driver = start(slots=2)
+    go, ledger = tmp_path / "go", tmp_path / "ledger"
+    driver.pool.submit([job(1, "append", file=str(ledger), until=str(go))])
+    driver.until(ledger.exists)
+    pid = int(ledger.read_text().split()[1])
+    os.kill(pid, signal.SIGSTOP)
+    driver.pool.submit([job(n) for n in range(2, 42)])
+    driver.until(lambda: len(driver.outcomes()) == 40)
+    assert not driver.lost()
+    go.touch()
+    os.kill(pid, signal.SIGCONT)
+    driver.until(lambda: 1 in driver.outcomes())
+
+
+def test_jobs_behind_a_long_one_are_taken_back(start):
+    """A job that turns out long does not keep the short ones behind it waiting."""
+    driver = start(slots=2)
+    driver.pool.submit([job(1, "sleep", seconds=3), *(job(n) for n in range(2, 50))])
+    driver.until(lambda: len(driver.outcomes()) == 48, seconds=2)
+    assert 1 not in driver.outcomes()
+
+
+def test_the_hard_limit_kills_the_job_and_no_other(start):
+    """The job over its hard limit is lost by that limit; its neighbour in the other child succeeds."""
+    driver = start(slots=2)
+    driver.pool.submit([job(1, "spin", seconds=30, hard_limit=0.3), job(2, "sleep", seconds=0.8)])
+    driver.until(lambda: 1 in driver.lost() and 2 in driver.outcomes())
+    assert driver.lost()[1].by_limit
+    assert driver.outcomes()[2].state == "SUCCESS"
+
+
+def test_the_hard_limit_holds_for_a_stopped_child(start, tmp_path):
+    """A child that does not run at all is killed at the limit too."""
+    driver = start(slots=1)
+    ledger = tmp_path / "ledger"
+    driver.pool.submit([job(1, "append", file=str(ledger), until=str(tmp_path / "never"), hard_limit=0.5)])
+    driver.until(ledger.exists)
+    [pid] = driver.pids()
+    os.kill(pid, signal.SIGSTOP)
+    driver.until(lambda: 1 in driver.lost())
+    assert driver.lost()[1].by_limit
+
+
+def test_the_soft_limit_is_raised_in_the_task(start):
+    """The task gets SoftTimeLimitExceeded once its time is over, and the child goes on."""
+    driver = start(slots=1)
+    driver.pool.submit([job(1, "sleep", seconds=30, soft_limit=0.2), job(2)])
+    driver.until(lambda: 2 in driver.outcomes())
+    assert driver.outcomes()[1].text == "soft"
+    assert driver.outcomes()[2].state == "SUCCESS"
+
+
+def test_a_soft_limit_never_hits_the_next_job(start):
+    """A hundred jobs that end just about when their limit does: each one ends by itself or by its own."""
+    driver = start(slots=2)
+    jobs = [job(n, "sleep", seconds=0.02, soft_limit=0.02) for n in range(1, 101)]
+    sent = 0
+
+    def crank():
+        nonlocal sent
+        room = driver.pool.room(1)
+        driver.pool.submit(jobs[sent : sent + room])
+        sent += room
+        return len(driver.outcomes()) == 100
+
+    driver.until(crank)
+    assert not driver.lost()
+    assert {outcome.text for outcome in driver.outcomes().values()} <= {"", "soft"}
+
+
+def test_an_exit_in_a_task_is_a_lost_process(start):
+    """os._exit in a task: lost, with the exit code in the text."""
+    driver = start(slots=1)
+    driver.pool.submit([job(1, "exit", code=7), job(2)])
+    driver.until(lambda: 2 in driver.outcomes())
+    assert "exit code 7" in driver.lost()[1].text
+
+
+def test_large_messages_pass_both_ways(start):
+    """A job and an outcome of 3 MiB travel through files, unharmed."""
+    driver = start(slots=1)
+    text = "ä" * (3 * 1024 * 1024)
+    driver.pool.submit([job(1, "echo", text=text), job(2)])
+    driver.until(lambda: 2 in driver.outcomes())
+    assert driver.outcomes()[1].text == text
+
+
+def test_a_task_publishes_through_the_parent(start):
+    """The task waits for the parent's word; jobs that were on their way are run afterwards."""
+    driver = start(slots=1)
+    driver.pool.submit([job(1, "publish"), *(job(n) for n in range(2, 20))])
+    driver.until(lambda: len(driver.outcomes()) == 19)
+    assert driver.outcomes()[1].text == "published"
+
+
+def test_a_child_is_replaced_after_its_tasks(start):
+    """max_tasks_per_child: four tasks, two children, and nothing lost."""
+    driver = start(slots=1, max_tasks_per_child=2)
+    for number in range(1, 5):
+        driver.pool.submit([job(number, "pid")])
+        driver.until(lambda n=number: n in driver.outcomes())
+    pids = [driver.outcomes()[n].text for n in range(1, 5)]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+    assert not driver.lost()
+
+
+def test_a_child_that_grew_is_replaced(start):
+    """max_memory_per_child: a child above the limit leaves after its task."""
+    driver = start(slots=1, max_memory_per_child_bytes=1)
+    [before] = driver.pids()
+    driver.until(lambda: driver.pids() not in (set(), {0}, {before}))
+    driver.pool.submit([job(1)])
+    driver.until(lambda: 1 in driver.outcomes())
+
+
+def test_a_job_that_must_be_alone_shares_its_child_with_none(start, tmp_path):
+    """While it runs, its child is given nothing else."""
+    driver = start(slots=1)
+    go, ledger = tmp_path / "go", tmp_path / "ledger"
+    driver.pool.submit([job(1, "append", file=str(ledger), until=str(go), alone=True), job(2)])
+    driver.until(ledger.exists)
+    [child] = driver.pool._children.values()
+    assert list(child.jobs) == [1]
+    go.touch()
+    driver.until(lambda: 2 in driver.outcomes())
+
+
+def test_recall_gives_back_what_has_not_begun(start, tmp_path):
+    """All jobs but the running one come back."""
+    driver = start(slots=1)
+    go, ledger = tmp_path / "go", tmp_path / "ledger"
+    driver.pool.submit([job(1, "append", file=str(ledger), until=str(go)), *(job(n) for n in range(2, 30))])
+    driver.until(ledger.exists)
+    driver.pool.recall()
+    driver.events.extend(driver.pool.collect())
+    assert {e.number for e in driver.events if isinstance(e, Returned)} == set(range(2, 30))
+    go.touch()
+    driver.until(lambda: 1 in driver.outcomes())
+
+
+def test_an_application_that_cannot_be_loaded_says_why():
+    """The error of the template is raised in the parent, and no process stays."""
+
+    def broken():
+        raise ConfigurationError("there is no module shop")
+
+    pool = PreforkPool(broken)
+    with pytest.raises(ConfigurationError, match="there is no module shop"):
+        pool.load()
+    assert not alive(pool._template_pid)
+
+
+ORPHANS = """
+import sys, time
+from pool_jobs import job, load
+from muster.pools.base import PoolSettings
+from muster.pools.prefork import PreforkPool
+pool = PreforkPool(load)
+pool.load()
+pool.start(PoolSettings(slots=2), lambda: None)
+pool.submit([job(1, "spin", seconds=60), job(2, "sleep", seconds=60)])
+while len(pool.running()) < 2:
+    pool.collect(); time.sleep(0.005)
+print(pool._template_pid, *[child.pid for child in pool._children.values()], flush=True)
+time.sleep(60)
+"""
+
+
+def test_nothing_outlives_a_killed_parent():
+    """SIGKILL of the parent: the template and both children, busy ones, are gone within a second."""
+    tests = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHANS],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tests)},
+    )
+    try:
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert len(pids) == 3
+        assert all(map(alive, pids))
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    wait_gone(pids, seconds=1)
