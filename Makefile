@@ -14,13 +14,16 @@ help:  ## list these commands
 .PHONY: environment
 environment: .venv/.installed  ## make the virtual environment .venv with all that development needs
 
-.venv/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3 ..."; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install python3-venv
-	$(PYTHON) -m venv .venv
+.venv/.installed: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install -qq --editable '.[all]' --group dev
 	@touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; choose one: make environment PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install python3-venv
+	$(PYTHON) -m venv .venv
 
 .PHONY: redis-server
 redis-server:  ## install redis-server if it is missing, as root on Debian
