@@ -274,8 +274,9 @@ pool = PreforkPool(load)
 pool.load()
 pool.start(PoolSettings(slots=2), lambda: None)
 pool.submit([job(1, "spin", seconds=60), job(2, "sleep", seconds=60)])
-while len(pool.running()) < 2:
-    pool.collect(); time.sleep(0.005)
+while len(pool.running()) < 2 or not all(child.pid for child in pool._children.values()):
+    pool.collect()
+    time.sleep(0.005)
 print(pool._template_pid, *[child.pid for child in pool._children.values()], flush=True)
 time.sleep(60)
 """

@@ -69,6 +69,8 @@ class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 16 * 1024 * 1024
     max_depth: int = 0
     """How many messages a slot may hold at most; 0: what `core.prefetch` allows."""
+    retry_on_startup: bool = True
+    """False: a broker that is away at the start ends the worker."""
     effective: Mapping[str, str] = {}
     """Settings as text, for the report."""
 
@@ -142,6 +144,7 @@ class WorkerLoop:
         self.draining = False
         self._leave_by: float | None = None
         self.connected = False
+        self._was_connected = False
         self.last_pass = time.monotonic()
         """When the loop last came round: liveness looks at it."""
         self._busy = 0
@@ -282,6 +285,8 @@ class WorkerLoop:
                     self._publishing.append((event.token, now))
 
     def _outage(self, error: BrokerUnavailable) -> None:
+        if not (self._settings.retry_on_startup or self._was_connected):
+            raise error
         self._failures += 1
         # full jitter: a fleet must not come back all at once
         pause = min(5.0, 0.1 * 2 ** min(self._failures, 6)) * (0.5 + random.random() / 2)
@@ -298,7 +303,7 @@ class WorkerLoop:
         self._retry_at = 0.0
         self._hungry = True
         if not self.connected:
-            self.connected = True
+            self.connected = self._was_connected = True
             self._report_at = 0.0
 
     # housekeeping

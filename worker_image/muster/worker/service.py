@@ -1,0 +1,272 @@
+"""A worker process from its start to its end: load, connect, run the loop, leave.
+
+Called by `muster worker` with options that know nothing of the application yet; its own settings join them
+when the application has been imported, in the template process for prefork and here for the others.
+"""
+
+import importlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from muster import settings as muster_settings
+from muster.core.effects import Publication
+from muster.core.policy import Policy, TaskPolicy, effective
+from muster.pools.base import Loaded, Pool, PoolSettings, PublishFunction
+from muster.pools.prefork import PoolBroken
+from muster.results.base import ResultStore
+from muster.transports.base import Transport
+from muster.transports.connect import connect_transport, same_database
+from muster.worker.loop import LoopSettings, WorkerLoop
+from muster.worker.options import PoolType, WorkerOptions, told_by
+from muster.worker.tally import Tally
+
+logger = logging.getLogger("muster.worker")
+
+EXIT_OK, EXIT_FAILURE = 0, 1
+
+
+class Greeting(msgspec.Struct):
+    """What the application tells the worker of itself, over the pool."""
+
+    tasks: dict[str, TaskPolicy]
+    settings: dict[str, Any]
+
+
+class _ThroughParent:
+    """The publisher of a prefork child: the parent has the connection."""
+
+    def __init__(self, publish: PublishFunction) -> None:
+        self._publish = publish
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        self._publish(publications)
+
+    def close(self) -> None:
+        """Nothing of ours to close."""
+
+
+def loader(options: WorkerOptions) -> Callable[[], Loaded]:
+    """Return what imports the application: in the process that calls it, and only then."""
+
+    def load() -> Loaded:
+        from muster import signals
+        from muster.app.loading import load_executor
+
+        for module in options.include:
+            importlib.import_module(module)
+        execute, policies, app = load_executor(options.app)
+        execute.hostname = options.hostname
+
+        def enter(publish: PublishFunction | None) -> None:
+            if publish is not None:
+                app.publisher = _ThroughParent(publish)
+            signals.worker_process_init.send(sender=None)
+
+        greeting = Greeting(policies, told_by(app.conf.settings))
+        return Loaded(execute, msgspec.msgpack.encode(greeting), enter)
+
+    return load
+
+
+def _make_pool(options: WorkerOptions) -> Pool:
+    load = loader(options)
+    match options.pool:
+        case PoolType.PREFORK:
+            from muster.pools.prefork import PreforkPool
+
+            return PreforkPool(load)
+        case PoolType.THREADS:
+            from muster.pools.threads import ThreadsPool
+
+            return ThreadsPool(load)
+        case PoolType.SOLO:
+            from muster.pools.solo import SoloPool
+
+            return SoloPool(load)
+
+
+def _default_policy(options: WorkerOptions) -> Policy:
+    return Policy(
+        acks_late=options.acks_late,
+        reject_on_worker_lost=options.reject_on_worker_lost,
+        acks_on_failure_or_timeout=options.acks_on_failure_or_timeout,
+        hard_limit=options.time_limit_seconds,
+        soft_limit=options.soft_time_limit_seconds,
+        ignore_result=options.ignore_result,
+        store_errors_even_if_ignored=options.store_errors_even_if_ignored,
+        track_started=options.track_started,
+    )
+
+
+def _connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
+    """Return the transport and, when results live elsewhere, their store."""
+    joined = bool(options.result_backend) and same_database(options.broker_url, options.result_backend)
+    prefix = str(options.result_backend_transport_options.get("global_keyprefix", ""))
+    transport = connect_transport(
+        options.broker_url,
+        queues=options.queues,
+        worker=options.worker_id,
+        pool=options.pool_name,
+        lease_seconds=options.lease_seconds,
+        dead_letters={queue: place.name for queue, place in options.dead_letters.items()},
+        options=options.broker_transport_options,
+        results_prefix=prefix if joined else None,
+    )
+    if joined or not options.result_backend:
+        return transport, None
+    from muster.results.connect import connect_results
+
+    return transport, connect_results(options.result_backend, options.result_backend_transport_options)
+
+
+def run(options: WorkerOptions) -> int:
+    """Run a worker until it is told to leave. Returns the exit code. Raises ConfigurationError."""
+    pool = _make_pool(options)
+    greeting = msgspec.msgpack.decode(pool.load(), type=Greeting)
+    try:
+        options = options.with_application(muster_settings.resolve(greeting.settings))
+        transport, results = _connect(options)
+    except BaseException:
+        pool.stop()
+        raise
+    default = _default_policy(options)
+    loop = WorkerLoop(
+        _loop_settings(options),
+        transport=transport,
+        pool=pool,
+        policies={name: effective(task, default) for name, task in greeting.tasks.items()},
+        default_policy=default,
+        results=results,
+        stores_results=bool(options.result_backend),
+        tally=Tally(),
+    )
+    try:
+        with _serving_health(options, loop):
+            pool.start(_pool_settings(options), loop.wake)
+            logger.info(
+                "%s ready: %s with %d slots, queues %s, %d tasks, broker %s",
+                options.hostname,
+                options.pool,
+                pool.slots,
+                ", ".join(options.queues),
+                len(greeting.tasks),
+                muster_settings.urls.mask(options.broker_url),
+            )
+            with _signals(loop):
+                return _run(options, pool, loop)
+    finally:
+        pool.stop()
+        transport.close()
+        if results is not None:
+            results.close()
+
+
+def _run(options: WorkerOptions, pool: Pool, loop: WorkerLoop) -> int:
+    if options.pool is not PoolType.SOLO:
+        try:
+            loop.run()
+        except PoolBroken as error:
+            logger.critical("%s", error)
+            return EXIT_FAILURE
+        return EXIT_OK
+    # solo runs tasks in this, the main thread, so the loop gets a native one of its own
+    failure: list[BaseException] = []
+
+    def run_loop() -> None:
+        try:
+            loop.run()
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the main thread
+            failure.append(error)
+        finally:
+            pool.stop()
+
+    thread = threading.Thread(target=run_loop, name="worker loop", daemon=True)
+    thread.start()
+    pool.serve()  # type: ignore[attr-defined]
+    thread.join()
+    if failure:
+        raise failure[0]
+    return EXIT_OK
+
+
+def _pool_settings(options: WorkerOptions) -> PoolSettings:
+    return PoolSettings(
+        slots=options.concurrency,
+        max_tasks_per_child=options.max_tasks_per_child,
+        max_memory_per_child_bytes=options.max_memory_per_child_bytes,
+        max_age_seconds=options.max_age_seconds,
+    )
+
+
+def _loop_settings(options: WorkerOptions) -> LoopSettings:
+    return LoopSettings(
+        worker=options.worker_id,
+        pool_name=options.pool_name,
+        pool_type=str(options.pool),
+        hostname=options.hostname,
+        queues=options.queues,
+        lease_seconds=options.lease_seconds,
+        delivery_limits=options.delivery_limits,
+        delivery_limit=options.delivery_limit,
+        result_expires_seconds=options.result_expires_seconds,
+        drain_timeout_seconds=options.drain_timeout_seconds,
+        max_message_bytes=options.max_message_bytes,
+        max_depth=options.max_depth,
+        retry_on_startup=options.retry_on_startup,
+        effective=options.effective(),
+    )
+
+
+@contextmanager
+def _serving_health(options: WorkerOptions, loop: WorkerLoop) -> Iterator[None]:
+    if not options.metrics_address:
+        yield
+        return
+    from muster.worker.health import HealthServer
+    from muster.worker.metrics import WorkerCollector, render
+
+    collector = WorkerCollector(loop, options.pool_name, options.concurrency)
+    server = HealthServer(options.metrics_address, loop, lambda: render(collector))
+    server.serve_in_background()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def _signals(loop: WorkerLoop) -> Iterator[None]:
+    """Celery's: TERM and INT drain and leave, a second one or QUIT leaves at once, USR1 prints all stacks."""
+
+    def leave(number: int, _frame: Any) -> None:
+        logger.warning("%s: draining; once more ends at once", signal.Signals(number).name)
+        loop.leave()
+
+    def leave_at_once(_number: int, _frame: Any) -> None:
+        loop.leave()
+        loop.leave()
+
+    def stacks(_number: int, _frame: Any) -> None:
+        import faulthandler
+
+        faulthandler.dump_traceback(file=sys.stderr)
+
+    before: Mapping[int, Any] = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, leave),
+        signal.SIGINT: signal.signal(signal.SIGINT, leave),
+        signal.SIGQUIT: signal.signal(signal.SIGQUIT, leave_at_once),
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, stacks),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
