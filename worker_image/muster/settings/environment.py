@@ -133,7 +133,7 @@ _truth = _word("true", "false")
 _acks = _word("Late", "Early")
 
 
-def _read_prefetch(text: str) -> Prefetch:
+def read_prefetch(text: str) -> Prefetch:
     if text.lower() == "auto":
         return "Auto"
     try:
@@ -142,7 +142,7 @@ def _read_prefetch(text: str) -> Prefetch:
         raise ValueError(f"must be Auto or a whole number, not {text!r}") from None
 
 
-def _read_autoscale(text: str) -> tuple[int, int]:
+def read_autoscale(text: str) -> tuple[int, int]:
     most, comma, fewest = text.partition(",")
     if not comma or not most.isdecimal() or not fewest.isdecimal() or not 1 <= int(fewest) <= int(most):
         raise ValueError(f"must be MOST,FEWEST such as 8,2, not {text!r}")
@@ -219,7 +219,7 @@ VARIABLES: tuple[Variable, ...] = (
         form="MOST,FEWEST",
         note="Bounds of the slots inside the worker, in the order of Celery's --autoscale.",
         write=_write_list,
-        read=_read_autoscale,
+        read=read_autoscale,
     ),
     _count("MUSTER_MAX_TASKS_PER_CHILD", "max_tasks_per_child", "A child is replaced after so many tasks."),
     Variable(
@@ -245,7 +245,7 @@ VARIABLES: tuple[Variable, ...] = (
         form="Auto or a whole number",
         note="Messages taken ahead for each slot.",
         write=str,
-        read=_read_prefetch,
+        read=read_prefetch,
     ),
     _seconds("MUSTER_LEASE", "lease", "A worker that is silent for this long loses its messages."),
     Variable(

@@ -1,4 +1,6 @@
-"""What this machine offers a worker: processors, its name. The one place that reads it; called by the command line.
+"""What this machine offers a worker: processors and its name. The one place that reads it.
+
+The command line calls it once and passes the value on.
 
 A container's share of the processors stands in its control group, version 1 or 2; `os.cpu_count` knows
 nothing of it.

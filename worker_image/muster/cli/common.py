@@ -1,0 +1,77 @@
+"""What several commands share: the options about the application and its broker, and forms of values.
+
+Celery's order is `muster -A app worker`; the older `muster worker -A app` is accepted too, so that each
+command has the shared options again, and what stands nearer to the end wins.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import click
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """The options that every command knows."""
+
+    app: str | None = None
+    broker: str | None = None
+    result_backend: str | None = None
+    workdir: str | None = None
+    quiet: bool = False
+
+
+def shared_options(function: _Function) -> _Function:
+    """Give a command the shared options, as keyword arguments named as the fields of `Shared`."""
+    for option in (
+        click.option(
+            "--workdir",
+            type=click.Path(exists=True, file_okay=False),
+            metavar="PATH",
+            help="Work in this directory.",
+        ),
+        click.option("--result-backend", metavar="URL", help="Where results are kept."),
+        click.option("-b", "--broker", metavar="URL", help="The broker: redis://, rediss:// or sqlite:///."),
+        click.option("-A", "--app", metavar="MODULE", help="The application: module or module:attribute."),
+    ):
+        function = option(function)
+    return function
+
+
+def shared(context: click.Context, values: dict[str, Any]) -> Shared:
+    """Take the shared options out of a command's `values`, over those that stood before the command.
+
+    Enters the working directory and makes it the first place that modules are looked for.
+    """
+    before = context.obj if isinstance(context.obj, Shared) else Shared()
+    names = {one.name for one in fields(Shared)} & values.keys()
+    said = {name: value for name in names if (value := values.pop(name))}
+    found = replace(before, **said)
+    if found.workdir:
+        os.chdir(found.workdir)
+    here = os.getcwd()  # noqa: PTH109 - sys.path takes texts
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return found
+
+
+class Form(click.ParamType):  # type: ignore[type-arg]  # not generic in click 8.1
+    """An option's value, read by a function that raises ValueError with a sentence."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value; a sentence that names the option when there is none."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            return self.fail(f"it {error}", param, ctx)
