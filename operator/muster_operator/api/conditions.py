@@ -1,20 +1,19 @@
 """Conditions: what is true of an object now, in the form every Kubernetes tool understands.
 
-The operator's decisions build conditions and the status writer stores them. Types and reasons are API: users wait
-for them (`kubectl wait --for=condition=Ready`) and alert on them, so a word, once released, keeps its meaning.
-Nothing here knows how a condition is found out.
+The operator's decisions build conditions and the status writer stores them. Types and reasons are API: users
+wait for them (`kubectl wait --for=condition=Ready`) and alert on them, so a word, once released, keeps its
+meaning. Nothing here knows how a condition is found out.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated
 
-from .meta import Prop
+from .meta import Prop, Word
 
 
-class ConditionStatus(StrEnum):
+class ConditionStatus(Word):
     """Whether a condition holds; Unknown when it could not be found out."""
 
     TRUE = "True"
@@ -22,102 +21,97 @@ class ConditionStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
-class ConditionType(StrEnum):
-    """What a condition speaks of. The comment behind each names its kinds and what True means."""
+class ConditionType(Word):
+    """What a condition speaks of."""
 
-    READY = "Ready"  # all kinds: it does what its spec says
-    BROKER_REACHABLE = (
-        "BrokerReachable"  # TaskQueue, WorkerPool: the broker answers with the given credentials
+    READY = "Ready", "The object does what its spec says."
+    BROKER_REACHABLE = "BrokerReachable", "The broker answers and takes the credentials."
+    CONFLICT = "Conflict", "An older TaskQueue owns the same real queue."
+    EVICTION_POLICY_UNSAFE = "EvictionPolicyUnsafe", "Redis may drop waiting tasks when its memory is full."
+    SCALING_ACTIVE = "ScalingActive", "Muster chooses the pool's size and knows enough to do so."
+    SCALING_LIMITED = "ScalingLimited", "The wanted size lies outside the allowed one."
+    SCALING_CONFLICT = (
+        "ScalingConflict",
+        "Something else scales the pool's Deployments; Muster keeps its hands off.",
     )
-    CONFLICT = "Conflict"  # TaskQueue: an older TaskQueue owns the same real queue
-    EVICTION_POLICY_UNSAFE = "EvictionPolicyUnsafe"  # TaskQueue on Redis: the server may drop queued tasks
-    SCALING_ACTIVE = "ScalingActive"  # WorkerPool: Muster sizes it, and knows enough to do so
-    SCALING_LIMITED = "ScalingLimited"  # WorkerPool: the wanted size lies outside the allowed one
-    SCALING_CONFLICT = "ScalingConflict"  # WorkerPool: something else scales its Deployments
-    PAUSED = "Paused"  # WorkerPool, Schedule: stands still because the user said so
-    DRAINING = "Draining"  # WorkerPool: workers are finishing their tasks before they leave
-    TEMPLATE_REJECTED = (
-        "TemplateRejected"  # WorkerPool: the API server refuses what spec.template makes of the pod
+    PAUSED = "Paused", "It stands still because its spec says so."
+    DRAINING = "Draining", "Workers are finishing their tasks before they leave."
+    TEMPLATE_REJECTED = "TemplateRejected", "The API server refuses what spec.template makes of the pod."
+
+
+class Reason(Word):
+    """Why a condition has its status. Another broker adds its own words to this list."""
+
+    AS_DECLARED = "AsDeclared", "Everything is as the spec says."
+    PROGRESSING = "Progressing", "Being brought to what the spec says; nothing is wrong."
+    NOT_OBSERVED_YET = "NotObservedYet", "Seen for the first time; nothing has been read yet."
+
+    SECRET_NOT_FOUND = (
+        "SecretNotFound",
+        "The Secret that spec.broker or spec.results names does not exist.",
+    )
+    SECRET_INVALID = (
+        "SecretInvalid",
+        "The Secret exists and lacks a key or holds a URL that cannot be read.",
+    )
+    AUTH_FAILED = "AuthFailed", "The broker answered and refused the credentials."
+    BROKER_UNREACHABLE = "BrokerUnreachable", "Nothing answers at the broker's address in time."
+    BROKER_ERROR = "BrokerError", "The broker answered with an error of its own, quoted in the message."
+    BROKER_NOT_SUPPORTED = (
+        "BrokerNotSupported",
+        "The URL's scheme names a broker that this version does not know.",
+    )
+    TYPE_MISMATCH = "TypeMismatch", "spec.type names a kind of queue that this broker does not have."
+
+    OWNED_BY_OLDER = "OwnedByOlder", "An older TaskQueue, named in the message, owns the same real queue."
+    EVICTION_POLICY = (
+        "EvictionPolicy",
+        "Redis' maxmemory-policy is not noeviction: under memory pressure it deletes tasks.",
     )
 
+    QUEUE_NOT_FOUND = (
+        "QueueNotFound",
+        "spec.queues or spec.queue names a TaskQueue that does not exist in this namespace.",
+    )
+    QUEUE_NOT_READY = "QueueNotReady", "A TaskQueue that is named exists and is not Ready itself."
+    QUEUES_ON_DIFFERENT_BROKERS = (
+        "QueuesOnDifferentBrokers",
+        "The TaskQueues of one pool name different brokers; a worker has one.",
+    )
 
-class Reason(StrEnum):
-    """Why a condition has its status, one CamelCase word each. Another broker adds its own words to this list."""
+    LOAD_KNOWN = "LoadKnown", "The pool is sized by its measured load."
+    LOAD_UNKNOWN = "LoadUnknown", "The load could not be read; spec.scaling.fallback says what holds."
+    FIXED_MODE = "FixedMode", "spec.scaling.mode is Fixed: spec.replicas is the size."
+    EXTERNAL_MODE = (
+        "ExternalMode",
+        "spec.scaling.mode is External: whoever writes spec.replicas chooses the size.",
+    )
+    FOREIGN_SCALER = (
+        "ForeignScaler",
+        "A HorizontalPodAutoscaler or ScaledObject targets the pool's Deployment.",
+    )
+    AT_MAXIMUM = "AtMaximum", "More workers are wanted than scaling.maxReplicas allows."
+    AT_MINIMUM = "AtMinimum", "Fewer workers would do than scaling.minReplicas or a floor asks for."
+    WITHIN_LIMITS = "WithinLimits", "The wanted size is allowed."
 
-    AS_DECLARED = "AsDeclared"
-    """Everything is as the spec says."""
-    PROGRESSING = "Progressing"
-    """Being brought to what the spec says; nothing is wrong."""
-    NOT_OBSERVED_YET = "NotObservedYet"
-    """Seen for the first time; nothing has been read yet."""
+    WORKERS_NOT_READY = "WorkersNotReady", "Fewer workers are ready than wanted."
+    WORKERS_LEAVING = "WorkersLeaving", "Workers are finishing their tasks before they leave."
+    NONE_LEAVING = "NoneLeaving", "No worker is draining."
+    REJECTED_BY_API_SERVER = (
+        "RejectedByAPIServer",
+        "The API server refused an object; its words are in the message.",
+    )
+    ACCEPTED = "Accepted", "The API server took the object as it is."
 
-    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, no secret
-    """The Secret that spec.broker or spec.results names does not exist."""
-    SECRET_INVALID = "SecretInvalid"  # noqa: S105 - a reason, no secret
-    """The Secret exists and lacks a key or holds a URL that cannot be read."""
-    AUTH_FAILED = "AuthFailed"
-    """The broker answered and refused the credentials."""
-    BROKER_UNREACHABLE = "BrokerUnreachable"
-    """Nothing answers at the broker's address in time."""
-    BROKER_ERROR = "BrokerError"
-    """The broker answered with an error of its own, quoted in the message."""
-    BROKER_NOT_SUPPORTED = "BrokerNotSupported"
-    """The URL's scheme names a broker that this version does not know."""
-    TYPE_MISMATCH = "TypeMismatch"
-    """spec.type names a kind of queue that this broker does not have."""
-
-    OWNED_BY_OLDER = "OwnedByOlder"
-    """An older TaskQueue, named in the message, owns the same real queue."""
-    EVICTION_POLICY = "EvictionPolicy"
-    """Redis' maxmemory-policy is not noeviction: under memory pressure it deletes tasks."""
-
-    QUEUE_NOT_FOUND = "QueueNotFound"
-    """spec.queues or spec.queue names a TaskQueue that does not exist in this namespace."""
-    QUEUE_NOT_READY = "QueueNotReady"
-    """A TaskQueue that is named exists and is not Ready itself."""
-    QUEUES_ON_DIFFERENT_BROKERS = "QueuesOnDifferentBrokers"
-    """The TaskQueues of one pool name different brokers; a worker has one."""
-
-    LOAD_KNOWN = "LoadKnown"
-    """The pool is sized by its measured load."""
-    LOAD_UNKNOWN = "LoadUnknown"
-    """The load could not be read; spec.scaling.fallback says what holds."""
-    FIXED_MODE = "FixedMode"
-    """spec.scaling.mode is Fixed: spec.replicas is the size."""
-    EXTERNAL_MODE = "ExternalMode"
-    """spec.scaling.mode is External: whoever writes spec.replicas chooses the size."""
-    FOREIGN_SCALER = "ForeignScaler"
-    """A HorizontalPodAutoscaler or ScaledObject targets the pool's Deployment."""
-    AT_MAXIMUM = "AtMaximum"
-    """More workers are wanted than scaling.maxReplicas allows."""
-    AT_MINIMUM = "AtMinimum"
-    """Fewer workers would do than scaling.minReplicas or a floor asks for."""
-    WITHIN_LIMITS = "WithinLimits"
-    """The wanted size is allowed."""
-
-    WORKERS_NOT_READY = "WorkersNotReady"
-    """Fewer workers are ready than wanted."""
-    WORKERS_LEAVING = "WorkersLeaving"
-    """Workers are finishing their tasks before they leave."""
-    NONE_LEAVING = "NoneLeaving"
-    """No worker is draining."""
-    REJECTED_BY_API_SERVER = "RejectedByAPIServer"
-    """The API server refused an object; its words are in the message."""
-    ACCEPTED = "Accepted"
-    """The API server took the object as it is."""
-
-    PAUSED_BY_SPEC = "PausedBySpec"
-    """spec.paused or spec.suspend is true."""
-    NOT_PAUSED = "NotPaused"
-    """Neither spec.paused nor spec.suspend is set."""
-    TIME_ZONE_UNKNOWN = "TimeZoneUnknown"
-    """The time zone database does not know spec.timeZone."""
-    SCHEDULE_INVALID = "ScheduleInvalid"
-    """spec.schedule has the shape of a cron line and names no time."""
-    RESULTS_NEEDED = "ResultsNeeded"
-    """concurrencyPolicy Forbid needs results on the pool that works the queue."""
-    BEAT_NOT_RUNNING = "BeatNotRunning"
-    """No beat is elected, so nothing ticks."""
+    PAUSED_BY_SPEC = "PausedBySpec", "spec.paused or spec.suspend is true."
+    NOT_PAUSED = "NotPaused", "Neither spec.paused nor spec.suspend is set."
+    TIME_ZONE_UNKNOWN = "TimeZoneUnknown", "The time zone database does not know spec.timeZone."
+    SCHEDULE_INVALID = "ScheduleInvalid", "spec.schedule has the shape of a cron line and names no time."
+    RESULTS_NEEDED = (
+        "ResultsNeeded",
+        "concurrencyPolicy Forbid needs results on the pool that works the queue.",
+    )
+    BEAT_NOT_RUNNING = "BeatNotRunning", "No beat is elected, so nothing ticks."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +138,7 @@ def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | N
 def set_condition(conditions: Iterable[Condition], new: Condition, now: datetime) -> tuple[Condition, ...]:
     """Return `conditions` with `new` in its type's place, the order kept and a new type at the end.
 
-    `new.last_transition_time` is ignored: it stays what it was while the status is unchanged, and is `now` otherwise.
+    `new.last_transition_time` is ignored: the old one stays while the status is unchanged, else it is `now`.
     """
     kept = tuple(conditions)
     old = find_condition(kept, new.type)

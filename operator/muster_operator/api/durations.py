@@ -1,8 +1,8 @@
 """Durations as users write them (`90s`, `5m`, `1h30m`, `7d`) and as the code holds them (`timedelta`).
 
-`meta` uses this to decode, encode and describe every duration of the resources. The form is Go's and Kubernetes',
-with `d` for days before it and nothing below the millisecond. The API server's own `duration` format reads exactly
-this form, so CEL rules compare durations as durations and need no arithmetic on text.
+`codec` and `schema` use this for every duration of the resources. The form is Go's and Kubernetes', with `d`
+for days before it and nothing below the millisecond. CEL's `duration()` knows no days, but a field of the API
+server's format `duration` reaches CEL as a duration, days included; so rules compare durations, never text.
 """
 
 import re

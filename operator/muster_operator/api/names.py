@@ -72,7 +72,8 @@ def content_hash(content: Any) -> str:
 def child_name(owner: str, made_of: Any) -> str:
     """Return `<owner>-<hash of made_of>`, at most 63 characters and a valid DNS label.
 
-    A longer owner is cut, dots become dashes, and the hash then covers the owner too, so that two owners never share a child.
+    A longer owner is cut and dots become dashes; the hash then covers the owner too, so that no two owners
+    share a child.
     """
     label = re.sub(r"[^a-z0-9-]", "-", owner)
     room = MAX_NAME - HASH_LENGTH - 1

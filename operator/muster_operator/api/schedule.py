@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated
 
 from .conditions import Condition
-from .meta import JsonObject, JsonValue, Prop
-from .objects import ObjectMeta
+from .kind import AGE, READY, REASON, Column, Kind
+from .meta import JsonObject, JsonValue, Prop, Word, rule
+from .objects import CRON_PATTERN, CRON_SENTENCE, NAME_PATTERN, ZONE_PATTERN, ZONE_SENTENCE, ObjectMeta
 
 
-class SolarEvent(StrEnum):
+class SolarEvent(Word):
     """An event of the sun's day, in Celery's words."""
 
     DAWN_ASTRONOMICAL = "dawn_astronomical"
@@ -25,23 +25,19 @@ class SolarEvent(StrEnum):
     DUSK_ASTRONOMICAL = "dusk_astronomical"
 
 
-class CatchUp(StrEnum):
+class CatchUp(Word):
     """What becomes of due times that were missed."""
 
-    NONE = "None"
-    """They are left out."""
-    LAST = "Last"
-    """The latest is sent."""
-    ALL = "All"
-    """All are sent, at most 100."""
+    NONE = "None", "They are left out."
+    LAST = "Last", "The latest is sent."
+    ALL = "All", "All are sent, at most 100."
 
 
-class ConcurrencyPolicy(StrEnum):
+class ConcurrencyPolicy(Word):
     """Whether a run may begin while the one before is not finished."""
 
     ALLOW = "Allow"
-    FORBID = "Forbid"
-    """The due time is left out; needs results on the queue's pool."""
+    FORBID = "Forbid", "The due time is left out; needs results on the queue's pool."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +56,10 @@ class Options:
     priority: Annotated[
         int | None, Prop("Higher goes first, as far as the queue has priorities.", minimum=0, maximum=255)
     ] = None
-    expires: Annotated[timedelta | None, Prop("A run that has not started by then is left out.")] = None
+    expires: Annotated[
+        timedelta | None,
+        Prop("A run that has not started so long after its time is left out.", at_least=timedelta(seconds=1)),
+    ] = None
     headers: Annotated[Mapping[str, str], Prop("Headers of the message.", max_items=64, max_length=1024)] = (
         field(default_factory=dict)
     )
@@ -72,15 +71,44 @@ class ScheduleSpec:
 
     task: Annotated[str, Prop("The task's name.", min_length=1, max_length=253)]
     args: Annotated[tuple[JsonValue, ...], Prop("Positional arguments.", max_items=256)] = ()
-    kwargs: Annotated[JsonObject, Prop("Keyword arguments.")] = field(default_factory=dict)
-    queue: Annotated[str, Prop("A TaskQueue's name.", min_length=1, max_length=253)]
+    kwargs: Annotated[
+        JsonObject,
+        Prop(
+            "Keyword arguments. `kubectl apply` drops nulls inside; `kubectl apply --server-side` keeps them."
+        ),
+    ] = field(default_factory=dict)
+    queue: Annotated[
+        str,
+        Prop(
+            "A TaskQueue's name.",
+            pattern=NAME_PATTERN,
+            sentence="must be the name of a TaskQueue in this namespace",
+            max_length=253,
+        ),
+    ]
     options: Annotated[Options, Prop("How it is sent.")] = field(default_factory=Options)
     schedule: Annotated[
-        str | None, Prop("A cron line of five fields, or @hourly and its like.", max_length=100)
+        str | None,
+        Prop(
+            "A cron line of five fields, or @hourly and its like.",
+            pattern=CRON_PATTERN,
+            sentence=CRON_SENTENCE,
+            max_length=100,
+        ),
     ] = None
-    every: Annotated[timedelta | None, Prop("An interval, at least one second.")] = None
+    every: Annotated[
+        timedelta | None, Prop("An interval, at least one second.", at_least=timedelta(seconds=1))
+    ] = None
     solar: Annotated[Solar | None, Prop("An event of the sun.")] = None
-    time_zone: Annotated[str, Prop("The cron line's zone, such as Europe/Berlin.", max_length=64)] = "Etc/UTC"
+    time_zone: Annotated[
+        str,
+        Prop(
+            "The cron line's zone, such as Europe/Berlin.",
+            pattern=ZONE_PATTERN,
+            sentence=ZONE_SENTENCE,
+            max_length=64,
+        ),
+    ] = "Etc/UTC"
     suspend: Annotated[bool, Prop("Nothing is sent while true.")] = False
     starting_deadline_seconds: Annotated[
         int | None,
@@ -94,6 +122,13 @@ class ScheduleSpec:
     concurrency_policy: Annotated[
         ConcurrencyPolicy, Prop("Whether a run may begin while the one before is not finished.")
     ] = ConcurrencyPolicy.ALLOW
+
+    @rule(
+        "[has(self.schedule), has(self.every), has(self.solar)].filter(given, given).size() == 1",
+        "exactly one of schedule, every and solar says when to run",
+    )
+    def one_thing_says_when(self) -> bool:
+        return [self.schedule, self.every, self.solar].count(None) == 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +163,22 @@ class Schedule:
     metadata: ObjectMeta
     spec: ScheduleSpec
     status: ScheduleStatus = field(default_factory=ScheduleStatus)
+
+
+SCHEDULE = Kind(
+    cls=Schedule,
+    plural="schedules",
+    short_name="sched",
+    columns=(
+        READY,
+        Column(name="When", path=".status.timing"),
+        Column(name="Zone", path=".spec.timeZone"),
+        Column(name="Suspended", path=".spec.suspend", type="boolean"),
+        Column(name="Last", path=".status.lastRun.time", type="date"),
+        Column(name="Next", path=".status.nextRun.time"),
+        Column(name="Task", path=".spec.task", wide=True),
+        Column(name="Queue", path=".spec.queue", wide=True),
+        REASON,
+        AGE,
+    ),
+)

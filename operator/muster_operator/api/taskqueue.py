@@ -1,44 +1,47 @@
-"""TaskQueue: one queue on a broker, its limits, and what becomes of it."""
+"""TaskQueue: one queue on a broker, its limits, and what becomes of it.
+
+The rules here are those of the manifest alone. What depends on the broker is shown in conditions.
+"""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 from typing import Annotated
 
 from .conditions import Condition
-from .meta import Prop
+from .kind import AGE, READY, REASON, Column, Kind
+from .meta import Prop, Word, rule, transition
 from .objects import ObjectMeta, SecretRef, Source
 
-QUEUE_NAME_PATTERN = r"^[A-Za-z0-9_.:-]+$"
+QUEUE_NAME_PATTERN = r"^[A-Za-z0-9_.:/@#=+{}~-]+$"
+QUEUE_NAME_SENTENCE = "a queue's name is made of letters, digits and _ . : / @ # = + { } ~ -"
+
+RESERVED_PREFIXES = ("muster.", "unacked", "_kombu.", "celery-task-meta-", "celery-taskset-meta-", "amq.")
+"""Keys of Muster's, Celery's and RabbitMQ's own; a queue of such a name would be mixed up with them."""
 
 
-class QueueType(StrEnum):
+SECOND = timedelta(seconds=1)
+
+
+class QueueType(Word):
     """What the queue is on its broker."""
 
-    QUORUM = "Quorum"
-    """RabbitMQ, replicated by Raft."""
-    CLASSIC = "Classic"
-    """RabbitMQ, on one node."""
-    REDIS = "Redis"
-    """Celery's lists on Redis."""
+    QUORUM = "Quorum", "RabbitMQ, replicated by Raft."
+    CLASSIC = "Classic", "RabbitMQ, on one node."
+    REDIS = "Redis", "Celery's lists on Redis."
 
 
-class Overflow(StrEnum):
+class Overflow(Word):
     """What happens to a full queue."""
 
-    DROP_HEAD = "DropHead"
-    """The oldest message makes room and goes to the dead letters."""
-    REJECT_PUBLISH = "RejectPublish"
-    """The new message is refused."""
+    DROP_HEAD = "DropHead", "The oldest message makes room and goes to the dead letters."
+    REJECT_PUBLISH = "RejectPublish", "The new message is refused."
 
 
-class DeletionPolicy(StrEnum):
+class DeletionPolicy(Word):
     """What becomes of the real queue when the TaskQueue is deleted."""
 
-    RETAIN = "Retain"
-    """It stays."""
-    DELETE = "Delete"
-    """It is removed if it is empty."""
+    RETAIN = "Retain", "It stays."
+    DELETE = "Delete", "It is removed if it is empty."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +51,8 @@ class Broker:
     secret_ref: Annotated[
         SecretRef,
         Prop(
-            "The Secret with the key url (redis, rediss, redis+sentinel, amqp or amqps) and, if needed, managementUrl, "
-            "ca.crt and broker options."
+            "The Secret with the key url (redis, rediss, redis+sentinel, amqp or amqps) and, if "
+            "needed, managementUrl, ca.crt and broker options."
         ),
     ]
 
@@ -66,7 +69,7 @@ class DeadLetter:
             max_length=200,
         ),
     ] = None
-    max_age: Annotated[timedelta, Prop("Older ones are removed.")] = timedelta(days=7)
+    max_age: Annotated[timedelta, Prop("Older ones are removed.", at_least=SECOND)] = timedelta(days=7)
     max_length: Annotated[
         int, Prop("The oldest beyond this number are removed.", minimum=1, maximum=10_000_000)
     ] = 100_000
@@ -98,7 +101,7 @@ class TaskQueueSpec:
         None
     )
     message_ttl: Annotated[
-        timedelta | None, Prop("A message older than this is dead; by default none is.")
+        timedelta | None, Prop("A message older than this is dead; by default none is.", at_least=SECOND)
     ] = None
     max_length: Annotated[
         int | None,
@@ -116,11 +119,31 @@ class TaskQueueSpec:
         HighAvailability | None, Prop("Copies of a quorum queue; by default the broker's choice.")
     ] = None
     consumer_timeout: Annotated[
-        timedelta | None, Prop("How long a worker may keep a message; by default the broker's choice.")
+        timedelta | None,
+        Prop(
+            "How long a worker may keep a message; by default the broker's choice.",
+            at_least=timedelta(minutes=1),
+        ),
     ] = None
     deletion_policy: Annotated[
         DeletionPolicy, Prop("What becomes of the real queue when this object is deleted.")
     ] = DeletionPolicy.RETAIN
+
+    @rule(
+        "!has(self.ha) || !has(self.type) || self.type == 'Quorum'",
+        "ha is the number of members of a quorum queue: set type to Quorum or leave ha out",
+        field="ha",
+    )
+    def only_a_quorum_has_members(self) -> bool:
+        return self.ha is None or self.type in {None, QueueType.QUORUM}
+
+    @rule(
+        "self.overflow != 'RejectPublish' || has(self.maxLength)",
+        "RejectPublish refuses messages beyond maxLength: set maxLength too",
+        field="overflow",
+    )
+    def an_overflow_has_a_length(self) -> bool:
+        return self.overflow is not Overflow.REJECT_PUBLISH or self.max_length is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +167,18 @@ class TaskQueueStatus:
     oldest_age_source: Annotated[Source | None, Prop("How oldestAge was obtained.")] = None
 
 
+_NAME = "(has(self.spec.queueName) ? self.spec.queueName : self.metadata.name)"
+_OLD_NAME = "(has(oldSelf.spec.queueName) ? oldSelf.spec.queueName : oldSelf.metadata.name)"
+_DEAD = "self.spec.deadLetter.queueName"
+
+
+def _is_reserved(name: str) -> str:
+    return " || ".join(f"{name}.startsWith('{prefix}')" for prefix in RESERVED_PREFIXES)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskQueue:
-    """A queue on a broker."""
+    """A queue on a broker: its limits, its dead letters, and what becomes of it."""
 
     metadata: ObjectMeta
     spec: TaskQueueSpec
@@ -161,3 +193,66 @@ class TaskQueue:
     def dead_letter_name(self) -> str:
         """The name of its dead letters' place."""
         return self.spec.dead_letter.queue_name or f"{self.queue_name}.dead"
+
+    @rule(
+        f"!({_is_reserved(_NAME)})",
+        "the queue's name (spec.queueName, else metadata.name) must not begin with "
+        f"{', '.join(RESERVED_PREFIXES)}: such names belong to Muster, Celery or RabbitMQ themselves",
+        field="spec.queueName",
+    )
+    def name_is_free(self) -> bool:
+        return not self.queue_name.startswith(RESERVED_PREFIXES)
+
+    @rule(
+        f"!has({_DEAD}) || !({_is_reserved(_DEAD)})",
+        f"the dead letters' name must not begin with {', '.join(RESERVED_PREFIXES)}: "
+        "such names belong to Muster, Celery or RabbitMQ themselves",
+        field="spec.deadLetter.queueName",
+    )
+    def dead_letter_name_is_free(self) -> bool:
+        return not (self.spec.dead_letter.queue_name or "").startswith(RESERVED_PREFIXES)
+
+    @rule(
+        f"!has({_DEAD}) || {_DEAD} != {_NAME}",
+        "dead letters need a queue of their own: give deadLetter.queueName another name than the queue's",
+        field="spec.deadLetter.queueName",
+    )
+    def dead_letters_lie_elsewhere(self) -> bool:
+        return self.spec.dead_letter.queue_name != self.queue_name
+
+    @transition(
+        f"{_NAME} == {_OLD_NAME}",
+        "queueName cannot change, because waiting tasks would stay behind under the old name: "
+        "make a new TaskQueue and move the producers",
+        field="spec.queueName",
+    )
+    def name_stays(self, old: "TaskQueue") -> bool:
+        return self.queue_name == old.queue_name
+
+    @transition(
+        "!has(oldSelf.spec.type) || (has(self.spec.type) && self.spec.type == oldSelf.spec.type)",
+        "type cannot change once set, because a broker cannot turn a queue into another kind: "
+        "make a new TaskQueue",
+        field="spec.type",
+    )
+    def type_stays(self, old: "TaskQueue") -> bool:
+        return old.spec.type is None or self.spec.type is old.spec.type
+
+
+TASK_QUEUE = Kind(
+    cls=TaskQueue,
+    plural="taskqueues",
+    short_name="tq",
+    columns=(
+        READY,
+        Column(name="Queue", path=".status.queueName"),
+        Column(name="Type", path=".status.type"),
+        Column(name="Depth", path=".status.depth", type="integer"),
+        Column(name="InFlight", path=".status.inFlight", type="integer"),
+        Column(name="Dead", path=".status.deadLetters", type="integer"),
+        Column(name="Oldest", path=".status.oldestAge", wide=True),
+        Column(name="Broker", path=".spec.broker.secretRef.name", wide=True),
+        REASON,
+        AGE,
+    ),
+)
