@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 import redis
 
 from muster.core.effects import Publication
+from muster.embedded import Database
 from muster.transports.base import Observer, Publisher, Transport
 from muster.transports.memory import MemoryBroker
+from muster.transports.sqlite import SQLiteObserver, SQLitePublisher, SQLiteTransport
 from muster.wire.keys import RedisKeys
 from waiting import wait_for
 
@@ -122,6 +124,58 @@ class OnMemory(Broker):
 
     def revoke(self, task_id):
         self.broker.revoke([task_id])
+
+
+class OnSQLite(Broker):
+    def __init__(self, path):
+        super().__init__()
+        self.url = f"sqlite:///{path}"
+        self.clock = Clock()
+        self.database = Database(path)
+
+    def make_transport(self, queues, worker, lease_seconds, dead_letters):
+        return SQLiteTransport(
+            self.url,
+            queues=queues,
+            worker=worker,
+            pool=POOL,
+            lease_seconds=lease_seconds,
+            dead_letters=dead_letters,
+            results_joined=True,
+            clock=self.clock,
+        )
+
+    def make_publisher(self):
+        return SQLitePublisher(self.url, self.clock)
+
+    def make_observer(self):
+        return SQLiteObserver(self.url, {}, self.clock)
+
+    def now(self):
+        return self.clock()
+
+    def elapse(self, seconds):
+        self.clock.now += seconds
+
+    def query(self, text, *values):
+        with self.database.reading() as connection:
+            return connection.execute(text, values).fetchall()
+
+    def dead(self, place):
+        return self.query(
+            "SELECT reason, text, queue, raw FROM dead_letters WHERE place = ? ORDER BY id", place
+        )
+
+    def result(self, task_id):
+        found = self.query("SELECT document FROM results WHERE task_id = ?", task_id)
+        return found[0][0] if found else None
+
+    def revoke(self, task_id):
+        self.make_observer().revoke([task_id])
+
+    def close(self):
+        super().close()
+        self.database.close()
 
 
 class OnRedis(Broker):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from brokers import POOL, OnMemory, OnRedis
+from brokers import POOL, OnMemory, OnRedis, OnSQLite
 from muster.core.effects import Publication, StoredResult
 from muster.transports.base import Settlement, Start, Tick, Turn, Verdict
 from muster.wire.message import pack, peek
@@ -18,9 +18,15 @@ LONG, SHORT = 60.0, 0.05
 """Lease lengths, in seconds: one that never ends within a test, one that is soon over."""
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.servers)])
-def broker(request):
-    made = OnRedis(request.getfixturevalue("redis_server").url) if request.param == "redis" else OnMemory()
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.servers)])
+def broker(request, tmp_path):
+    match request.param:
+        case "memory":
+            made = OnMemory()
+        case "sqlite":
+            made = OnSQLite(tmp_path / "broker.db")
+        case "redis":
+            made = OnRedis(request.getfixturevalue("redis_server").url)
     yield made
     made.close()
 

@@ -1,0 +1,466 @@
+"""The embedded broker of `muster dev`: one SQLite file, any number of processes on one computer.
+
+Every call is one transaction, so a process killed at any point leaves each message in exactly one place.
+The time is this computer's clock, which all users of a local file share. Rows and their states are described
+in `muster.embedded`; a delivery's tag is `<row>.<number of the claim>`.
+
+A message's place in its queue is when it entered. Coming back (returned, lost, lease over, due) it takes
+that old place and so is served before those that entered later; only REQUEUE gives it a new one.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from muster.core.effects import Publication
+from muster.embedded import Database, clean, path_of, store_results
+from muster.errors import BrokerUnavailable
+from muster.transports.base import (
+    Delivery,
+    QueueDepth,
+    Settlement,
+    Start,
+    Tick,
+    Ticked,
+    Turn,
+    Turned,
+    Verdict,
+)
+from muster.wire.keys import PRIORITY_STEPS, priority_step
+from muster.wire.losses import may_have_run, with_loss
+
+READY, CLAIMED, RUNNING, WAITING = range(4)
+
+CLEAN_EVERY_SECONDS: Final = 60.0
+FIRST_LOOK_SECONDS: Final = 0.001
+LAST_LOOK_SECONDS: Final = 0.015
+"""A watch looks often just after it was armed, and ever more seldom down to this; see `SQLiteWatch`."""
+
+_ACK: Final = "DELETE FROM messages WHERE id = ? AND claims = ? AND queue = ? AND state IN (1, 2)"
+_HELD: Final = "SELECT state, raw FROM messages WHERE id = ? AND claims = ? AND queue = ? AND state IN (1, 2)"
+_RENEW: Final = """UPDATE messages SET until = ?
+    WHERE id = ? AND claims = ? AND queue = ? AND state IN (1, 2)"""
+
+Clock = Callable[[], float]
+
+
+def _key(tag: str, queue: str) -> tuple[int, int, str]:
+    """Return row, claim and queue of a tag; of one that is none of ours, a row that never is."""
+    row, _, number = tag.partition(".")
+    if row.isascii() and row.isdecimal() and number.isascii() and number.isdecimal() and len(tag) < 36:
+        return min(int(row), _NO_ROW), min(int(number), _NO_ROW), queue
+    return -1, -1, queue
+
+
+_NO_ROW: Final = 2**62
+
+
+def _publish(connection: sqlite3.Connection, publications: Iterable[Publication], now: float) -> None:
+    connection.executemany(
+        "INSERT INTO messages (queue, step, state, until, raw) VALUES (?, ?, ?, ?, ?)",
+        (
+            (
+                publication.queue,
+                priority_step(publication.priority),
+                WAITING if publication.eta > now else READY,
+                publication.eta,
+                publication.raw,
+            )
+            for publication in publications
+        ),
+    )
+
+
+def _back(connection: sqlite3.Connection, rows: Iterable[int]) -> None:
+    """Put messages back to their old places, as they came."""
+    connection.executemany(
+        "UPDATE messages SET state = 0, until = 0, worker = '' WHERE id = ?", ((row,) for row in rows)
+    )
+
+
+def _back_with_loss(connection: sqlite3.Connection, rows: Iterable[tuple[int, bytes]], cause: str) -> None:
+    connection.executemany(
+        "UPDATE messages SET state = 0, until = 0, worker = '', raw = ? WHERE id = ?",
+        ((with_loss(raw, cause), row) for row, raw in rows),
+    )
+
+
+class SQLiteTransport:
+    """A worker's side; see `muster.transports.base.Transport`.
+
+    `results_joined`: the result store is the same file, so that a turn stores results in its transaction.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queues: Sequence[str],
+        worker: str,
+        pool: str,
+        lease_seconds: float,
+        dead_letters: Mapping[str, str],
+        results_joined: bool,
+        clock: Clock = time.time,
+    ) -> None:
+        """Raise ConfigurationError for a URL that names no file."""
+        self._database = Database(path_of(url))
+        self._queues = list(dict.fromkeys(queues))
+        self._worker = worker
+        self._pool = pool
+        self._lease_seconds = lease_seconds
+        self._dead_letters = dict(dead_letters)
+        self._results_joined = results_joined
+        self._clock = clock
+        self._clean_at = 0.0
+        self._watches: list[SQLiteWatch] = []
+
+    def turn(self, turn: Turn) -> Turned:
+        """Carry out settlements, then starts, then the claim, in one transaction."""
+        with self._database.writing() as connection:
+            now = self._clock()
+            if self._results_joined:
+                results = [one.result for one in turn.settle if one.result is not None]
+                store_results(connection, results, now)
+            settled = [self._settle(connection, settlement, now) for settlement in turn.settle]
+            deadline = now + self._lease_seconds
+            started = [self._start(connection, start, deadline) for start in turn.start]
+            deliveries = self._claim(connection, turn, deadline) if turn.claim > 0 else []
+        return Turned(settled=settled, started=started, deliveries=deliveries, now=now)
+
+    def _settle(self, connection: sqlite3.Connection, settlement: Settlement, now: float) -> bool:
+        verdict = settlement.verdict
+        key = _key(settlement.tag, settlement.queue)
+        if verdict is Verdict.ACKED:
+            _publish(connection, settlement.publish, now)
+            return True
+        if verdict is Verdict.ACK and not settlement.publish:
+            return connection.execute(_ACK, key).rowcount > 0
+        found = connection.execute(_HELD, key).fetchone()
+        if found is None:
+            return False
+        row, raw = key[0], found[1]
+        _publish(connection, settlement.publish, now)
+        match verdict:
+            case Verdict.RETURN:
+                _back(connection, [row])
+            case Verdict.LOST:
+                _back_with_loss(connection, [(row, raw)], settlement.reason)
+            case Verdict.DEFER:
+                connection.execute(
+                    "UPDATE messages SET state = 3, until = ?, worker = '' WHERE id = ?",
+                    (settlement.eta, row),
+                )
+            case Verdict.REQUEUE:
+                connection.execute(
+                    """INSERT INTO messages (queue, step, state, until, claims, raw)
+                    SELECT queue, step, 0, 0, claims, raw FROM messages WHERE id = ?""",
+                    (row,),
+                )
+            case Verdict.DEAD:
+                place = self._dead_letters.get(settlement.queue, f"{settlement.queue}.dead")
+                connection.execute(
+                    """INSERT INTO dead_letters (place, at, reason, text, queue, raw)
+                    VALUES (?, ?, ?, ?, ?, ?)""",
+                    (place, now, settlement.reason, settlement.text, settlement.queue, raw),
+                )
+        if verdict in {Verdict.ACK, Verdict.REQUEUE, Verdict.DEAD}:
+            connection.execute("DELETE FROM messages WHERE id = ?", (row,))
+        return True
+
+    def _start(self, connection: sqlite3.Connection, start: Start, deadline: float) -> bool:
+        key = _key(start.tag, start.queue)
+        found = connection.execute(_HELD, key).fetchone()
+        if found is None:
+            return False
+        if found[0] == RUNNING:  # a start whose answer got lost is asked for again
+            return True
+        connection.execute("UPDATE messages SET state = 2, until = ? WHERE id = ?", (deadline, key[0]))
+        if start.extra_run:
+            connection.execute(
+                """INSERT INTO extra_runs (queue, task, cause, runs) VALUES (?, ?, ?, 1)
+                ON CONFLICT (queue, task, cause) DO UPDATE SET runs = runs + 1""",
+                msgspec.json.decode(start.extra_run, type=tuple[str, str, str]),
+            )
+        return True
+
+    def _claim(self, connection: sqlite3.Connection, turn: Turn, deadline: float) -> list[Delivery]:
+        room, runs_left = turn.claim, turn.run
+        deliveries = []
+        changes = []
+        for step in PRIORITY_STEPS:
+            for queue in self._queues:
+                if room <= 0:
+                    break
+                rows = connection.execute(
+                    """SELECT id, claims, raw FROM messages WHERE queue = ? AND step = ? AND state = 0
+                    ORDER BY id LIMIT ?""",
+                    (queue, step, room),
+                ).fetchall()
+                room -= len(rows)
+                for row, claims, raw in rows:
+                    # what may have run before is counted when it starts, so it is never started here
+                    running = runs_left > 0 and not may_have_run(raw)
+                    runs_left -= running
+                    changes.append((RUNNING if running else CLAIMED, deadline, self._worker, row))
+                    deliveries.append(Delivery(f"{row}.{claims + 1}", queue, raw, running))
+        connection.executemany(
+            "UPDATE messages SET state = ?, until = ?, worker = ?, claims = claims + 1 WHERE id = ?", changes
+        )
+        return deliveries
+
+    def tick(self, tick: Tick) -> Ticked:
+        """Renew leases, end expired ones of anybody, move due ETAs, report, read the mailbox."""
+        with self._database.writing() as connection:
+            now = self._clock()
+            gone = self._renew(connection, tick, now + self._lease_seconds)
+            if tick.reconcile:
+                self._reconcile(connection, {_key(tag, queue) for queue, tag in tick.renew})
+            etas = []
+            for queue in self._queues:
+                self._end_leases(connection, queue, now)
+                connection.execute(
+                    "UPDATE messages SET state = 0, until = 0 WHERE queue = ? AND state = 3 AND until <= ?",
+                    (queue, now),
+                )
+                [(eta,)] = connection.execute(
+                    "SELECT min(until) FROM messages WHERE queue = ? AND state = 3", (queue,)
+                )
+                if eta is not None:
+                    etas.append(eta)
+            if tick.report is not None:
+                connection.execute(
+                    "INSERT OR REPLACE INTO reports (pool, worker, at, report) VALUES (?, ?, ?, ?)",
+                    (self._pool, self._worker, now, tick.report),
+                )
+            commands = connection.execute(
+                "DELETE FROM controls WHERE worker = ? RETURNING id, control", (self._worker,)
+            ).fetchall()
+            revoked = connection.execute("SELECT task_id FROM revoked WHERE at > ?", (tick.revoked_after,))
+            ticked = Ticked(
+                now=now,
+                next_eta=min(etas, default=None),
+                commands=[control for _, control in sorted(commands)],
+                revoked=[task_id for (task_id,) in revoked],
+                gone=gone,
+            )
+            if now >= self._clean_at:
+                clean(connection, now)
+                self._clean_at = now + CLEAN_EVERY_SECONDS
+        return ticked
+
+    @staticmethod
+    def _renew(connection: sqlite3.Connection, tick: Tick, deadline: float) -> list[str]:
+        return [
+            tag
+            for queue, tag in tick.renew
+            if connection.execute(_RENEW, (deadline, *_key(tag, queue))).rowcount == 0
+        ]
+
+    def _reconcile(self, connection: sqlite3.Connection, ours: set[tuple[int, int, str]]) -> None:
+        for queue in self._queues:
+            rows = connection.execute(
+                "SELECT id, claims, queue FROM messages WHERE queue = ? AND state IN (1, 2) AND worker = ?",
+                (queue, self._worker),
+            ).fetchall()
+            _back(connection, (key[0] for key in rows if key not in ours))
+
+    @staticmethod
+    def _end_leases(connection: sqlite3.Connection, queue: str, now: float) -> None:
+        over = connection.execute(
+            "SELECT id, state, raw FROM messages WHERE queue = ? AND until <= ? AND state IN (1, 2)",
+            (queue, now),
+        ).fetchall()
+        _back(connection, (row for row, state, _ in over if state == CLAIMED))
+        _back_with_loss(
+            connection, ((row, raw) for row, state, raw in over if state == RUNNING), "LeaseExpired"
+        )
+
+    def watch(self, notify: Callable[[], None]) -> "SQLiteWatch":
+        """Return an unarmed watch over the queues."""
+        watch = SQLiteWatch(Database(self._database.path), self._queues, notify)
+        self._watches.append(watch)
+        return watch
+
+    def close(self) -> None:
+        """Give up the connections."""
+        for watch in self._watches:
+            watch.close()
+        self._database.close()
+
+
+class SQLiteWatch:
+    """Looks at the file's version from a thread of its own while armed, and sleeps while not.
+
+    A look reads a number in shared memory, some microseconds. The first comes at once, the next after
+    `FIRST_LOOK_SECONDS`, then ever more seldom down to one in `LAST_LOOK_SECONDS`.
+    """
+
+    def __init__(self, database: Database, queues: Sequence[str], notify: Callable[[], None]) -> None:
+        self._database = database
+        self._queues = queues
+        self._notify = notify
+        self._changed = threading.Condition()
+        self._armed = False
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="watch SQLite", daemon=True)
+        self._thread.start()
+
+    def arm(self) -> None:
+        """Ask for one notification."""
+        with self._changed:
+            self._armed = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop waiting; when this returns nothing is notified any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._armed or self._closed)
+            if not self._wait_for_message():
+                break
+            with self._changed:
+                fire, self._armed = self._armed and not self._closed, False
+            if fire:
+                self._notify()
+        self._database.close()
+
+    def _wait_for_message(self) -> bool:
+        """Return True when a message is ready or the file is out of reach, False when we are closed."""
+        seen = None
+        delay = FIRST_LOOK_SECONDS
+        while not self._closed:
+            try:
+                version = self._database.data_version()
+                if version != seen and self._any_ready():
+                    return True
+            except BrokerUnavailable:
+                # the loop's own call finds out what is wrong, and waits before the next
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, LAST_LOOK_SECONDS * 10)
+                return not self._closed
+            seen = version
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, delay)
+            delay = min(delay * 1.2, LAST_LOOK_SECONDS)
+        return False
+
+    def _any_ready(self) -> bool:
+        with self._database.reading() as connection:
+            return any(
+                connection.execute(
+                    "SELECT 1 FROM messages WHERE queue = ? AND state = 0 LIMIT 1", (queue,)
+                ).fetchone()
+                for queue in self._queues
+            )
+
+
+class SQLitePublisher:
+    """A client's side; see `muster.transports.base.Publisher`."""
+
+    def __init__(self, url: str, clock: Clock = time.time) -> None:
+        """Raise ConfigurationError for a URL that names no file."""
+        self._database = Database(path_of(url))
+        self._clock = clock
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Put messages into their queues, in one transaction."""
+        with self._database.writing() as connection:
+            _publish(connection, publications, self._clock())
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._database.close()
+
+
+class SQLiteObserver:
+    """Reads queues and reports; see `muster.transports.base.Observer`."""
+
+    def __init__(self, url: str, dead_letters: Mapping[str, str], clock: Clock = time.time) -> None:
+        """Raise ConfigurationError for a URL that names no file."""
+        self._database = Database(path_of(url))
+        self._dead_letters = dict(dead_letters)
+        self._clock = clock
+
+    def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
+        """Return the depth of each queue, all of one moment."""
+        with self._database.reading() as connection:
+            now = self._clock()
+            return {queue: self._depth(connection, queue, now, horizon_seconds) for queue in queues}
+
+    def _depth(
+        self, connection: sqlite3.Connection, queue: str, now: float, horizon_seconds: float
+    ) -> QueueDepth:
+        [(ready, newest)] = connection.execute(
+            "SELECT count(*), max(id) FROM messages WHERE queue = ? AND state = 0", (queue,)
+        )
+        [(held, running, expired)] = connection.execute(
+            """SELECT count(*), total(state = 2), total(until <= ?) FROM messages
+            WHERE queue = ? AND state IN (1, 2)""",
+            (now, queue),
+        )
+        [(waiting, due)] = connection.execute(
+            "SELECT count(*), total(until <= ?) FROM messages WHERE queue = ? AND state = 3",
+            (now + horizon_seconds, queue),
+        )
+        [(dead,)] = connection.execute(
+            "SELECT count(*) FROM dead_letters WHERE place = ?",
+            (self._dead_letters.get(queue, f"{queue}.dead"),),
+        )
+        return QueueDepth(
+            ready=ready,
+            claimed=held - int(running),
+            running=int(running),
+            expired=int(expired),
+            due=int(due),
+            waiting=waiting,
+            dead=dead,
+            newest_id="" if newest is None else str(newest),
+        )
+
+    def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
+        """Return (age in seconds, report) of the pool's workers."""
+        with self._database.reading() as connection:
+            now = self._clock()
+            rows = connection.execute(
+                "SELECT at, report FROM reports WHERE pool = ? AND at >= ? ORDER BY worker",
+                (pool, now - max_age_seconds),
+            )
+            return [(max(now - at, 0.0), report) for at, report in rows]
+
+    def send(self, worker: str, control: bytes) -> None:
+        """Put a control message into a worker's mailbox; unread it is gone after ten minutes."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "INSERT INTO controls (worker, at, control) VALUES (?, ?, ?)",
+                (worker, self._clock(), control),
+            )
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Tell every worker, at its next tick, that these tasks shall not run."""
+        with self._database.writing() as connection:
+            now = self._clock()
+            connection.executemany(
+                "INSERT OR REPLACE INTO revoked (task_id, at) VALUES (?, ?)", ((one, now) for one in task_ids)
+            )
+
+    def extra_runs(self) -> dict[tuple[str, str, str], int]:
+        """Return the starts beyond the first by (queue, task, cause)."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT queue, task, cause, runs FROM extra_runs")
+            return {(queue, task, cause): runs for queue, task, cause, runs in rows}
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._database.close()
