@@ -12,21 +12,24 @@ from muster.settings import quantities
 
 
 def _array(text: str) -> list[Any]:
-    return _json(text, list, "array")
+    value = _json(text, "array")
+    if isinstance(value, list):
+        return value
+    raise ValueError(f"must be a JSON array, not {text!r}")
 
 
 def _object(text: str) -> dict[str, Any]:
-    return _json(text, dict, "object")
+    value = _json(text, "object")
+    if isinstance(value, dict):
+        return value
+    raise ValueError(f"must be a JSON object, not {text!r}")
 
 
-def _json(text: str, kind: type, name: str) -> Any:
+def _json(text: str, name: str) -> Any:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise ValueError(f"must be a JSON {name}, and is no JSON: {error}") from None
-    if not isinstance(value, kind):
-        raise ValueError(f"must be a JSON {name}, not {text!r}")
-    return value
 
 
 def _moment(text: str) -> datetime:

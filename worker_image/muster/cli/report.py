@@ -1,4 +1,4 @@
-"""`muster report` and `muster settings`: what is in force here, and where each value comes from. No secrets."""
+"""`muster report` and `muster settings`: what is in force here and where it comes from. Nothing secret."""
 
 import json
 import platform
@@ -39,7 +39,8 @@ def _settings(said: Shared) -> Settings:
     from muster.errors import ConfigurationError
 
     try:
-        return application(said).conf.settings
+        found: Settings = application(said).conf.settings
+        return found
     except ConfigurationError:
         if said.app:
             raise

@@ -1,4 +1,4 @@
-"""`muster worker`: from options to what a worker was told. What it then does is the matter of `muster.worker`."""
+"""`muster worker`: from options to what a worker was told. What it then does is up to `muster.worker`."""
 
 import logging
 import os

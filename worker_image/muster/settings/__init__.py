@@ -4,10 +4,8 @@
 the environment, files or the clock; `muster.settings.environment` is the worker's environment contract.
 """
 
-import difflib
-import inspect
 from collections.abc import Iterator, Mapping
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from muster.errors import ConfigurationError
@@ -134,6 +132,8 @@ def _read(setting: Setting, name: str, value: Any, source: str) -> Any:
 def _unknown(name: Any) -> str:
     if not isinstance(name, str):
         return f"a setting's name is a text, not {name!r}"
+    import difflib  # for this error only
+
     upper = name.isupper()
     near = difflib.get_close_matches(name, BY_OLD_NAME if upper else BY_NAME, n=1, cutoff=0.7)
     hint = f"did you mean {near[0]}?" if near else "see docs/reference/settings.md"
@@ -165,6 +165,5 @@ def _within(name: str, prefix: str) -> str:
 
 
 def _looks_like_one(name: str, value: Any) -> bool:
-    if isinstance(value, ModuleType) or inspect.isroutine(value) or inspect.isclass(value):
-        return False
-    return name.lower().startswith(_FAMILIES)
+    helper = isinstance(value, ModuleType | FunctionType | BuiltinFunctionType | MethodType | type)
+    return not helper and name.lower().startswith(_FAMILIES)

@@ -4,7 +4,7 @@ Callers: the settings' table, the command line, the environment's reader. It ope
 """
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -100,6 +100,13 @@ def parse_broker_url(url: str) -> ServiceURL:
 def parse_result_url(url: str) -> ServiceURL:
     """Return the result store's URL. Raises ConfigurationError as `parse_broker_url` does."""
     return _parse(url, "result backend")
+
+
+def with_ca_file(url: str, ca_file: str | None) -> str:
+    """Return the URL, trusting the certificates in `ca_file` if it is a rediss:// one that names none."""
+    if not ca_file or not url.startswith("rediss://") or "ssl_ca_certs=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}ssl_ca_certs={quote(ca_file)}"
 
 
 def usable(value: Any) -> None:

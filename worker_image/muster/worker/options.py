@@ -16,7 +16,7 @@ from muster.errors import ConfigurationError
 from muster.settings import Settings
 from muster.settings.environment import DeadLetter, Prefetch, QueueLimits, WorkerEnvironment
 from muster.settings.kinds import queue_names
-from muster.settings.urls import mask, parse_broker_url, parse_result_url
+from muster.settings.urls import mask, parse_broker_url, parse_result_url, with_ca_file
 from muster.wire.keys import RESERVED_PREFIXES
 from muster.worker.machine import Machine
 
@@ -80,12 +80,10 @@ class WorkerOptions:
     """Modules to import besides what the application names itself."""
     broker_url: str
     """Empty only before `with_application`."""
-    broker_ca_file: str
     broker_transport_options: Mapping[str, Any]
     retry_on_startup: bool
     """Whether a broker that is away at the start is waited for."""
     result_backend: str
-    result_ca_file: str
     result_backend_transport_options: Mapping[str, Any]
     result_expires_seconds: int
     queues: tuple[str, ...]
@@ -132,10 +130,28 @@ class WorkerOptions:
         """Return the options with what the application says. Raises ConfigurationError as `resolve` does."""
         return resolve(self.told, application)
 
+    def overrides(self) -> dict[str, Any]:
+        """Return what this worker was told over its application's head, as settings for `app.conf`.
+
+        Tasks that publish and the executor then go by the same broker and results as the worker.
+        """
+        return {
+            setting: getattr(self, name)
+            for name, setting in _OVERRIDES.items()
+            if self.origins[name] in {"command line", "environment"}
+        }
+
     def effective(self) -> dict[str, str]:
         """Return each option as text, for reports and people; nothing secret is in it."""
         hidden = {"origins", "told"}
         return {name: _shown(value) for name, value in vars(self).items() if name not in hidden}
+
+
+_OVERRIDES = {
+    "broker_url": "broker_url",
+    "result_backend": "result_backend",
+    "result_expires_seconds": "result_expires",
+}
 
 
 def _shown(value: Any) -> str:
@@ -241,6 +257,7 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
     broker_url = pick("broker_url", setting="broker_url", default="")
     if broker_url:
         parse_broker_url(broker_url)
+        broker_url = with_ca_file(broker_url, told.environment.broker_ca_file)
     elif application is not None:
         raise ConfigurationError(
             "no broker: say which with -b URL, in MUSTER_BROKER_URL or in the application's broker_url"
@@ -248,16 +265,15 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
     result_backend = pick("result_backend", option="result_url", setting="result_backend", default="")
     if result_backend:
         parse_result_url(result_backend)
+        result_backend = with_ca_file(result_backend, told.environment.result_ca_file)
     dead_letters = pick("dead_letters", default={})
     options = WorkerOptions(
         app=app,
         include=pick("include", default=()),
         broker_url=broker_url,
-        broker_ca_file=pick("broker_ca_file", default=""),
         broker_transport_options=pick("broker_transport_options", setting="broker_transport_options"),
         retry_on_startup=pick("retry_on_startup", setting="broker_connection_retry_on_startup", default=True),
         result_backend=result_backend,
-        result_ca_file=pick("result_ca_file", default=""),
         result_backend_transport_options=pick(
             "result_backend_transport_options", setting="result_backend_transport_options"
         ),
