@@ -95,6 +95,7 @@ def connect_transport(
         lease_seconds=lease_seconds,
         dead_letters=dict(dead_letters),
         results=None if results_prefix is None else RedisKeys(prefix=results_prefix),
+        visibility_timeout_seconds=float(options.get("visibility_timeout", 3600)),
     )
 
 

@@ -33,6 +33,8 @@ from muster.wire.message import peek
 SOCKET_TIMEOUT_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 5.0
 """How long one blocking wait lasts: an idle queue costs a command each time."""
+FOREIGN_SECONDS: Final = 60.0
+"""How often the claims of Celery's workers are looked at."""
 MAX_CLAIM: Final = 1000
 """Lua cannot unpack more than some 8,000 values at once."""
 
@@ -150,8 +152,11 @@ class RedisTransport:
         lease_seconds: float,
         dead_letters: dict[str, str],
         results: RedisKeys | None = None,
+        visibility_timeout_seconds: float = 3600.0,
     ) -> None:
         self._server = server
+        self._visibility_timeout = visibility_timeout_seconds
+        self._foreign_at = time.monotonic()
         self._queues = list(queues)
         self._worker = worker
         self._pool = pool
@@ -235,6 +240,9 @@ class RedisTransport:
         )
         with outage(self._server.place):
             now, next_eta, commands, revoked, gone = self._server.run("tick", args)
+            if time.monotonic() >= self._foreign_at:
+                self._foreign_at = time.monotonic() + FOREIGN_SECONDS
+                self.restore_foreign(float(now))
         return Ticked(
             now=float(now),
             next_eta=float(next_eta) if next_eta else None,
@@ -242,6 +250,27 @@ class RedisTransport:
             revoked=[task_id.decode() for task_id in revoked],
             gone=[tag.decode() for tag in gone],
         )
+
+    def restore_foreign(self, now: float) -> int:
+        """Give back what Celery's workers hold for longer than their visibility timeout. Returns how many.
+
+        Its own workers do the same (kombu's `restore_visible`); this is for when the last of them is gone.
+        Only queues that we consume are looked at, and our own claims, which have leases, are not.
+        """
+        client, keys = self._server.client, self._server.keys
+        old: Any = client.zrangebyscore(
+            keys.unacked_index, "-inf", now - self._visibility_timeout, start=0, num=100, withscores=True
+        )
+        restored = 0
+        for tag, score in old:
+            entry: Any = None if tag.startswith(b"muster:") else client.hget(keys.unacked, tag)
+            found = None if entry is None else _redelivered(entry)
+            if found is None or found[0] not in self._queues:
+                continue
+            queue, priority, message = found
+            target = keys.queue(queue, priority_step(priority))
+            restored += self._server.run("restore", (tag.decode(), f"{score:.17g}", target, message))
+        return restored
 
     def watch(self, notify: Callable[[], None]) -> "RedisWatch":
         """Return a watch over the base lists; a priority list joins when it has once been used."""
@@ -423,6 +452,23 @@ class RedisObserver:
     def close(self) -> None:
         """Give up the connection."""
         self._server.close()
+
+
+def _redelivered(entry: bytes) -> tuple[str, int, str] | None:
+    """Return (queue, priority, message marked as redelivered) of an entry in Celery's `unacked` hash.
+
+    None: it is not one, or was published to an exchange of its own, which only its own workers can look up.
+    """
+    try:
+        message, exchange, routing_key = msgspec.json.decode(entry)
+        message["headers"]["redelivered"] = True
+        message["properties"]["delivery_info"]["redelivered"] = True
+        priority = int(message["properties"].get("priority") or 0)
+    except (msgspec.DecodeError, ValueError, TypeError, KeyError):
+        return None
+    if exchange:
+        return None
+    return routing_key, priority, msgspec.json.encode(message).decode()
 
 
 def _id_of(raw: bytes | None) -> str:
