@@ -21,16 +21,17 @@ settings.load_profile("muster")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let SIGTERM end a run as Ctrl-C does, so that fixtures end what they have started."""
+    """Let SIGTERM end a run as Ctrl-C does, in the background too: fixtures end what they have started."""
     runner = os.getpid()
 
-    def interrupt(_signal_number, _frame):
+    def interrupt(signal_number, _frame):
         if os.getpid() != runner:  # a child that a test has forked
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.signal(signal_number, signal.SIG_DFL)
+            os.kill(os.getpid(), signal_number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
