@@ -227,7 +227,7 @@ class _Decoder:
             )
         if prop.max_length is not None and len(text) > prop.max_length:
             raise self.bad(path, f"must have at most {prop.max_length} characters, not {len(text)}")
-        if prop.pattern is not None and re.search(prop.pattern, text) is None:
+        if prop.pattern is not None and re.fullmatch(prop.pattern, text) is None:
             raise self.bad(path, prop.sentence)
 
     def duration(self, text: str, prop: Prop, path: str) -> timedelta:

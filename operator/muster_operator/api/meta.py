@@ -87,6 +87,11 @@ class Prop:
     list_type: Literal["atomic", "set", "map"] = "atomic"
     list_map_keys: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """A pattern without a sentence is a mistake in a type: users would read a regular expression."""
+        if bool(self.pattern) != bool(self.sentence):
+            raise TypeError(f"pattern and sentence go together: {self}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Field:

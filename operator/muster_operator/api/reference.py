@@ -42,8 +42,8 @@ INTRODUCTION = (
     f"All are `{API_VERSION}` and live in a namespace; `kubectl get {CATEGORY}` lists every kind. "
     f"A field without a default may be left out unless it is required. {FORM[0].upper()}{FORM[1:]}; "
     "`d` is 24 hours.\n\n"
-    "A client that asks for strict validation, as `kubectl apply` does by default, has unknown fields refused "
-    "by name. For other clients the API server drops them, as it does for every resource, and warns."
+    "A client that asks for strict validation, as `kubectl apply` does by default, has unknown fields "
+    "refused by name. For other clients the API server drops them, as it does for every resource, and warns."
 )
 
 

@@ -107,11 +107,8 @@ def _validations(prop: Prop) -> Schema:
         found.append({"rule": f"self.matches(r'{prop.pattern}')", "message": prop.sentence})
     for bound, sign, words in ((prop.at_least, ">=", "at least"), (prop.at_most, "<=", "at most")):
         if bound is not None:
-            text = durations.format_duration(bound)
-            seconds = int(bound.total_seconds())
-            found.append(
-                {"rule": f"self {sign} duration('{seconds}s')", "message": f"must be {words} {text}"}
-            )
+            rule = f"self {sign} duration('{bound // timedelta(milliseconds=1)}ms')"
+            found.append({"rule": rule, "message": f"must be {words} {durations.format_duration(bound)}"})
     return {"x-kubernetes-validations": found} if found else {}
 
 

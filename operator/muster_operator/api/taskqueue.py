@@ -66,6 +66,7 @@ class DeadLetter:
         Prop(
             "Its name; by default the queue's with .dead behind it.",
             pattern=QUEUE_NAME_PATTERN,
+            sentence=QUEUE_NAME_SENTENCE,
             max_length=200,
         ),
     ] = None
@@ -94,6 +95,7 @@ class TaskQueueSpec:
         Prop(
             "The queue's name on the broker; by default metadata.name.",
             pattern=QUEUE_NAME_PATTERN,
+            sentence=QUEUE_NAME_SENTENCE,
             max_length=200,
         ),
     ] = None
