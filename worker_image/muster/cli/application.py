@@ -23,9 +23,9 @@ def application(said: Shared) -> "Muster":
         "result_backend": said.result_backend or environment.result_url,
     }
     if name:
-        from muster.app.loading import find_app
+        from muster.app.loading import load
 
-        app = find_app(name)
+        app = load(name)
     elif overrides["broker_url"]:
         from muster.app.app import Muster
 
