@@ -157,7 +157,6 @@ class Agenda:
                 running=_running(known.record, (running or {}).get(place.uid)),
             )
             handed_out = _steps(known, found)
-            known.turn = 0
             if handed_out:
                 known.unreported = len(handed_out)
                 steps += handed_out

@@ -264,6 +264,13 @@ def test_each_way_to_say_when():
     assert isinstance(timings["solar"], Solar)
 
 
+def test_an_entry_keeps_celerys_meaning_of_days():
+    """Friday the thirteenth is both, on the broker too: after November 2026 that is in August 2027."""
+    (entry,) = read({"x": {"task": "t", "schedule": crontab(0, 0, 5, 13)}}, time_zone="UTC")
+
+    assert schedule_of(entry).timing.next_after(NOW) == datetime(2027, 8, 13, tzinfo=UTC)
+
+
 def test_what_is_sent_comes_through():
     """Task, arguments, options and queue arrive; types beyond JSON in the wire's own form."""
     (entry,) = read(

@@ -124,6 +124,19 @@ def test_a_failed_step_is_asked_for_again():
     assert agenda.wake(NOON + MINUTE + SECOND).steps == (step,)
 
 
+def test_ticks_on_their_way_are_not_handed_out_again():
+    """While one of three steps is reported and two are not, another wake has nothing to add."""
+    agenda = Agenda()
+    agenda.put(entry(catch_up="All"))
+    first, second, third = agenda.wake(NOON + 3 * MINUTE).steps
+    agenda.done(first)
+
+    assert agenda.wake(NOON + 4 * MINUTE).steps == ()
+    agenda.done(second)
+    agenda.done(third)
+    assert [step.due_at for step in agenda.wake(NOON + 4 * MINUTE).steps] == [NOON + 4 * MINUTE]
+
+
 def test_a_failure_in_the_middle_repeats_only_what_failed():
     """Of three ticks to catch up with, one was confirmed: the other two come again, in order."""
     agenda = Agenda()

@@ -72,6 +72,13 @@ def test_what_is_settled_is_not_due_again():
     assert due(EACH_MINUTE, first.settled_at, now).ticks == ()
 
 
+def test_a_later_start_settles_what_the_mark_does_not():
+    """After a change the entry's start lies ahead of the mark: what is between is neither sent nor missed."""
+    found = due(replace(EACH_MINUTE, since=NOON + 9 * MINUTE), NOON + MINUTE, NOON + 10 * MINUTE)
+
+    assert (found.ticks, found.missed) == (minutes(10), 0)
+
+
 def test_a_clock_set_back_repeats_nothing():
     """With a mark that lies ahead, the next due time is the first one after the mark."""
     found = due(EACH_MINUTE, NOON + 60 * MINUTE, NOON + MINUTE)
