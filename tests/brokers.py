@@ -15,9 +15,20 @@ from muster.transports.base import Observer, Publisher, Transport
 from muster.transports.memory import MemoryBroker
 from muster.transports.sqlite import SQLiteObserver, SQLitePublisher, SQLiteTransport
 from muster.wire.keys import RedisKeys
+from muster.wire.message import pack
 from waiting import wait_for
 
 POOL = "shop/mail"
+
+
+def message(task_id="1", queue="mail"):
+    return pack(
+        headers={"task": "shop.send", "id": task_id, "retries": 0},
+        body='[["x"],{"n":1},{}]',
+        queue=queue,
+        task_id=task_id,
+        delivery_tag=f"tag-{task_id}",
+    )
 
 
 class Broker(ABC):
@@ -125,6 +136,10 @@ class OnMemory(Broker):
     def revoke(self, task_id):
         self.broker.revoke([task_id])
 
+    def places(self):
+        """(place, message) of every message, wherever it is."""
+        return list(self.broker.places())
+
 
 class OnSQLite(Broker):
     def __init__(self, path):
@@ -171,7 +186,16 @@ class OnSQLite(Broker):
         return found[0][0] if found else None
 
     def revoke(self, task_id):
-        self.make_observer().revoke([task_id])
+        observer = self.make_observer()
+        observer.revoke([task_id])
+        observer.close()
+
+    def places(self):
+        """(place, message) of every message, wherever it is."""
+        names = ("ready", "claimed", "running", "waiting")
+        return [(names[state], raw) for state, raw in self.query("SELECT state, raw FROM messages")] + [
+            ("dead", raw) for (raw,) in self.query("SELECT raw FROM dead_letters")
+        ]
 
     def close(self):
         super().close()

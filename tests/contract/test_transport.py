@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from brokers import POOL, OnMemory, OnRedis, OnSQLite
+from brokers import POOL, OnMemory, OnRedis, OnSQLite, message
 from muster.core.effects import Publication, StoredResult
 from muster.transports.base import Settlement, Start, Tick, Turn, Verdict
-from muster.wire.message import pack, peek
+from muster.wire.message import peek
 
 LONG, SHORT = 60.0, 0.05
 """Lease lengths, in seconds: one that never ends within a test, one that is soon over."""
@@ -29,16 +29,6 @@ def broker(request, tmp_path):
             made = OnRedis(request.getfixturevalue("redis_server").url)
     yield made
     made.close()
-
-
-def message(task_id="1", queue="mail"):
-    return pack(
-        headers={"task": "shop.send", "id": task_id, "retries": 0},
-        body='[["x"],{"n":1},{}]',
-        queue=queue,
-        task_id=task_id,
-        delivery_tag=f"tag-{task_id}",
-    )
 
 
 def claim(transport, count=100, run=0):

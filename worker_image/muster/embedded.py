@@ -114,8 +114,9 @@ class Database:
     inherited them would think it holds what it does not. Both processes then open it again when they need it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self.path = path
+        self._patience_seconds = patience_seconds
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
         self._opened = 0
@@ -200,7 +201,7 @@ class Database:
             text = f"the database file {self.path} cannot be used: {error}"
             if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
                 text = (
-                    f"the database file {self.path} was locked for more than {PATIENCE_SECONDS:g} s: "
+                    f"the database file {self.path} was locked for more than {self._patience_seconds:g} s: "
                     "a process that uses it is stopped, or a tool holds a transaction open"
                 )
             elif code == sqlite3.SQLITE_NOTADB:
@@ -211,7 +212,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = _open(self.path)
+            self._connection = _open(self.path, self._patience_seconds)
             self._opened += 1
         return self._connection
 
@@ -225,13 +226,13 @@ _REFUSALS = {
 }
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, patience_seconds: float) -> sqlite3.Connection:
     with contextlib.suppress(OSError):  # SQLite says it better
         os.close(
             os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         )  # arguments of tasks are nobody else's business
     connection = sqlite3.connect(
-        path, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
+        path, timeout=patience_seconds, isolation_level=None, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -242,16 +243,16 @@ def _open(path: Path) -> sqlite3.Connection:
                 f"this one knows {len(MIGRATIONS)}): use that one, or another file"
             )
         if version < len(MIGRATIONS):
-            _migrate(connection, path)
+            _migrate(connection, path, patience_seconds)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, patience_seconds: float) -> None:
     """Bring the tables to our version. Any number of processes may do it at the same time."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:  # changing the mode of the file waits for nobody by itself
         try:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
