@@ -1,4 +1,4 @@
-"""`python -m muster.settings`: write docs/reference/settings.md; `--check` writes nothing and fails if it is old.
+"""`python -m muster.settings`: write docs/reference/settings.md; `--check` only says whether it is current.
 
 For contributors, in a checkout: `make generate` and `make check` run it.
 """

@@ -33,7 +33,7 @@ setting of Celery 5.7 and what becomes of it:
   are so.
 - **Refused**: setting it to anything but Celery's default is an error that says what to do instead.
 
-A name that is not here is an error that names the nearest one. Seconds may be a number or a `timedelta`. Where
+A name that is not here is an error that names the nearest one. Seconds are a number or a `timedelta`. Where
 the same thing can be said in several places, the call goes before the task's own attributes and
 `task_annotations`, these before the command line and the manifest, these before the application's
 configuration, and that before the default."""
