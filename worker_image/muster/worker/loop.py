@@ -312,6 +312,8 @@ class WorkerLoop:
         renew: list[tuple[str, str]] = []
         if now >= self._renew_at or self._reconcile:
             renew = [(h.delivery.queue, h.delivery.tag) for h in self._held.values() if not h.acked]
+            # what is done and waits to be settled is ours as well
+            renew += [(s.queue, s.tag) for s in self._settle if s.tag]
         report = self._make_report(now)
         ticked = self._transport.tick(
             Tick(

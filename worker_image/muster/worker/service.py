@@ -4,7 +4,6 @@ Called by `muster worker` with options that know nothing of the application yet;
 when the application has been imported, in the template process for prefork and here for the others.
 """
 
-import importlib
 import logging
 import signal
 import sys
@@ -59,10 +58,9 @@ def loader(options: WorkerOptions) -> Callable[[], Loaded]:
         from muster import signals
         from muster.app.loading import load_executor
 
-        for module in options.include:
-            importlib.import_module(module)
-        execute, policies, app = load_executor(options.app)
-        execute.hostname = options.hostname
+        execute, policies, app = load_executor(
+            options.app, overrides=_overrides(options), hostname=options.hostname
+        )
 
         def enter(publish: PublishFunction | None) -> None:
             if publish is not None:
@@ -73,6 +71,21 @@ def loader(options: WorkerOptions) -> Callable[[], Loaded]:
         return Loaded(execute, msgspec.msgpack.encode(greeting), enter)
 
     return load
+
+
+def _overrides(options: WorkerOptions) -> dict[str, Any]:
+    """Return the settings that tasks themselves must see as the worker was told them."""
+    told = {
+        "broker_url": "broker_url",
+        "result_backend": "result_backend",
+        "result_expires_seconds": "result_expires",
+    }
+    overrides = {
+        setting: getattr(options, field)
+        for field, setting in told.items()
+        if options.origins.get(field) in {"command line", "environment"}
+    }
+    return {**overrides, "imports": options.include} if options.include else overrides
 
 
 def _make_pool(options: WorkerOptions) -> Pool:
@@ -105,7 +118,7 @@ def _default_policy(options: WorkerOptions) -> Policy:
     )
 
 
-def _connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
+def connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
     """Return the transport and, when results live elsewhere, their store."""
     joined = bool(options.result_backend) and same_database(options.broker_url, options.result_backend)
     prefix = str(options.result_backend_transport_options.get("global_keyprefix", ""))
@@ -126,13 +139,16 @@ def _connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
     return transport, connect_results(options.result_backend, options.result_backend_transport_options)
 
 
-def run(options: WorkerOptions) -> int:
+Connect = Callable[[WorkerOptions], tuple[Transport, ResultStore | None]]
+
+
+def run(options: WorkerOptions, *, connect: Connect = connect) -> int:
     """Run a worker until it is told to leave. Returns the exit code. Raises ConfigurationError."""
     pool = _make_pool(options)
     greeting = msgspec.msgpack.decode(pool.load(), type=Greeting)
     try:
         options = options.with_application(muster_settings.resolve(greeting.settings))
-        transport, results = _connect(options)
+        transport, results = connect(options)
     except BaseException:
         pool.stop()
         raise

@@ -1,0 +1,212 @@
+"""A worker is killed at each step of a task's life: the task runs again, and its end is recorded once."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import redis
+
+from ledger import Ledger
+from muster.transports.connect import connect_observer
+from waiting import wait_for
+from workers import TESTS, Worker
+
+POOLS = ["prefork", "threads", "solo"]
+LEASE = ("--lease", "1")
+
+
+@pytest.fixture
+def place(own_redis_server, tmp_path):
+    """A broker of our own, results in another database, a ledger."""
+    return Place(own_redis_server, tmp_path)
+
+
+class Place:
+    def __init__(self, server, folder, results_database=0):
+        self.server = server
+        self.ledger = Ledger(folder / "ledger")
+        self.folder = folder
+        self.environment = {
+            "BROKER": server.url,
+            "RESULTS": server.url.rsplit("/", 1)[0] + f"/{results_database}",
+            "LEDGER": str(self.ledger.path),
+        }
+        self.observer = connect_observer(server.url, {}, {})
+
+    def send(self, task="ledger.work", count=1, **kwargs):
+        """Send with Muster's client; return the ids."""
+        os.environ.update(self.environment)
+        from muster import Muster
+
+        app = Muster("client", broker=self.environment["BROKER"], backend=self.environment["RESULTS"])
+        try:
+            return [app.send_task(task, kwargs=kwargs).id for _ in range(count)]
+        finally:
+            app.close()
+
+    def result(self, task_id):
+        with redis.Redis.from_url(self.environment["RESULTS"]) as client:
+            found = client.get(f"celery-task-meta-{task_id}")
+        return None if found is None else json.loads(found)
+
+    def depth(self, queue="celery"):
+        return self.observer.depths([queue], horizon_seconds=0)[queue]
+
+    def empty(self):
+        depth = self.depth()
+        return not (depth.ready or depth.claimed or depth.running or depth.waiting)
+
+    def extra_runs(self):
+        return sum(self.observer.extra_runs().values())
+
+
+def faulty(place, pool, fault):
+    script = TESTS / "apps" / "faulty_worker.py"
+    return Worker("ledger_app", pool, "-c", "1", *LEASE, script=script, FAULT=fault, **place.environment)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("results_database", [0, 1], ids=["joined results", "separate results"])
+@pytest.mark.parametrize("fault", ["claimed", "handed over", "result written", "before ack", "after ack"])
+def test_a_task_outlives_its_worker(own_redis_server, tmp_path, pool, fault, results_database):
+    """Killed at this step, the worker takes nothing with it; the next one records the task once."""
+    if fault == "result written" and results_database == 0:
+        fault = "before ack"  # in one database the result and the ack are one step
+    place = Place(own_redis_server, tmp_path, results_database)
+    with faulty(place, pool, fault) as doomed:
+        [task] = place.send()
+        assert doomed.wait() == -9
+    with Worker("ledger_app", pool, "-c", "1", *LEASE, **place.environment):
+        wait_for(place.empty, what="the task is done with", timeout_seconds=20)
+        wait_for(lambda: (place.result(task) or {}).get("status") == "SUCCESS", what="its result is there")
+    verdict = place.ledger.check([task])
+    assert not verdict.lost
+    assert not verdict.unexpected
+    if fault == "after ack":
+        assert verdict.extra_runs == place.extra_runs() == 0
+    else:
+        assert place.extra_runs() == 1
+        assert verdict.extra_runs <= 1
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_running_task_outlives_its_worker(place, pool):
+    """The only worker is killed while the task runs: it runs again elsewhere, and that is counted."""
+    go = place.folder / "go"
+    [task] = place.send(until=str(go))
+    with Worker("ledger_app", pool, "-c", "2", *LEASE, **place.environment) as doomed:
+        wait_for(lambda: place.ledger.starts[task] == 1, what="the task runs", timeout_seconds=20)
+        doomed.kill()
+    assert place.depth().running == 1
+    go.touch()
+    with Worker("ledger_app", pool, "-c", "2", *LEASE, **place.environment) as next_one:
+        wait_for(place.empty, what="the task is done with", timeout_seconds=20)
+        assert next_one.metric("muster_task_extra_runs_total") == 1
+    assert place.result(task)["status"] == "SUCCESS"
+    assert place.ledger.check([task]).extra_runs == place.extra_runs() == 1
+
+
+def test_a_killed_child_costs_only_its_own_task(place):
+    """SIGKILL of one prefork child: its task runs again at once, without waiting for a lease."""
+    go = place.folder / "go"
+    tasks = place.send(count=2, until=str(go))
+    with Worker("ledger_app", "prefork", "-c", "2", **place.environment) as worker:
+        wait_for(lambda: len(place.ledger.starts) == 2, what="both run", timeout_seconds=20)
+        os.kill(place.ledger.pid_of(tasks[0]), 9)
+        wait_for(lambda: place.ledger.starts[tasks[0]] == 2, what="it runs again")
+        go.touch()
+        wait_for(place.empty, what="both are done with")
+        assert worker.metric("muster_task_lost_total") == 1
+    assert place.ledger.starts == {tasks[0]: 2, tasks[1]: 1}
+    assert place.extra_runs() == 1
+
+
+def test_a_poison_task_is_buried_and_takes_no_other_with_it(place):
+    """Each run kills its process: after five it goes to the dead letters, the tasks beside it succeed."""
+    [poison] = place.send("ledger.poison")
+    others = place.send(count=30)
+    with Worker("ledger_app", "prefork", "-c", "2", **place.environment):
+        wait_for(place.empty, what="all are done with", timeout_seconds=60)
+        wait_for(
+            lambda: (place.result(poison) or {}).get("status") == "FAILURE", what="its failure is recorded"
+        )
+    assert place.result(poison)["result"]["exc_type"] == "WorkerLostError"
+    assert place.ledger.starts[poison] == 5
+    assert all(place.ledger.starts[task] == 1 for task in others)
+    assert place.depth().dead == 1
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("task", ["ledger.work", "ledger.early"], ids=["late acks", "early acks"])
+def test_sigterm_lets_running_tasks_finish(place, pool, task):
+    """What runs is finished and recorded, what waits stays in the queue, the exit code is 0."""
+    [first, *_] = place.send(task, count=5, seconds=1.0)
+    with Worker("ledger_app", pool, "-c", "1", **place.environment) as worker:
+        wait_for(lambda: place.ledger.starts[first] == 1, what="it runs", timeout_seconds=20)
+        worker.terminate()
+        assert worker.wait() == 0
+    assert place.ledger.ends == {first: 1}
+    assert place.result(first)["status"] == "SUCCESS"
+    depth = place.depth()
+    assert (depth.ready, depth.claimed, depth.running) == (4, 0, 0)
+
+
+def test_a_drain_by_message_keeps_the_process(place):
+    """A worker told to drain reports that it is drained and waits for its end: its pod must not restart."""
+    from muster.wire import control, report
+
+    go = place.folder / "go"
+    [task] = place.send(until=str(go))
+    pool_name = ("MUSTER_POOL_NAME", "here/pool")
+    environment = {**place.environment, pool_name[0]: pool_name[1], "MUSTER_WORKER_ID": "w1"}
+
+    def reported():
+        found = place.observer.reports("here/pool", max_age_seconds=10)
+        return report.decode(found[0][1]) if found else None
+
+    with Worker("ledger_app", "prefork", "-c", "1", **environment) as worker:
+        wait_for(lambda: place.ledger.starts[task] == 1, what="it runs", timeout_seconds=20)
+        wait_for(lambda: reported() is not None and reported().busy == 1, what="it is reported")
+        place.observer.send("w1", control.encode(control.Control(method="drain")))
+        wait_for(lambda: reported().draining and not reported().drained, what="the drain is reported")
+        place.send(count=1)
+        assert worker.get("/readyz")[0] == 503
+        assert worker.get("/livez")[0] == 200
+        go.touch()
+        wait_for(lambda: reported().drained, what="it is drained")
+        assert worker.process.poll() is None
+        assert place.depth().ready == 1
+        worker.terminate()
+        assert worker.wait() == 0
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_redis_restart_loses_nothing(place, pool):
+    """The broker is killed and comes back while tasks run: each is recorded, the process stays the same."""
+    tasks = place.send(count=60, seconds=0.05)
+    with Worker("ledger_app", pool, "-c", "2", *("--lease", "30"), **place.environment) as worker:
+        wait_for(lambda: len(place.ledger.ends) >= 5, what="some are done", timeout_seconds=20)
+        for _ in range(3):
+            done = len(place.ledger.ends)
+            place.server.kill9()
+            place.server.start()
+            wait_for(lambda d=done: len(place.ledger.ends) > d, what="it goes on", timeout_seconds=20)
+        wait_for(place.empty, what="all are done with", timeout_seconds=40)
+        assert worker.process.poll() is None
+        assert worker.get("/livez")[0] == 200
+    verdict = place.ledger.check(tasks)
+    assert not verdict.lost
+    assert verdict.extra_runs == place.extra_runs()
+    assert all(place.result(task)["status"] == "SUCCESS" for task in tasks)
+
+
+def test_the_ledger_sees_a_loss(tmp_path):
+    """The checker itself: fed a loss, a stranger and a second run, it names each."""
+    path = Path(tmp_path / "ledger")
+    path.write_text("start a 1 0\nend a 1 1\nstart b 1 2\nstart a 1 3\nend a 1 4\nend x 1 5\n")
+    verdict = Ledger(path).check(["a", "b"])
+    assert verdict.lost == {"b"}
+    assert verdict.unexpected == {"x"}
+    assert verdict.extra_runs == 1
+    assert verdict.unfinished == {"b"}
