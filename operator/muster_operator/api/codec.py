@@ -215,9 +215,9 @@ class _Decoder:
 
     def bounded(self, number: T, prop: Prop, path: str) -> T:
         if self.strict and prop.minimum is not None and number < prop.minimum:  # type: ignore[operator]
-            raise self.bad(path, f"must be at least {prop.minimum:g}, not {number}")
+            raise self.bad(path, f"must be at least {prop.minimum}, not {number}")
         if self.strict and prop.maximum is not None and number > prop.maximum:  # type: ignore[operator]
-            raise self.bad(path, f"must be at most {prop.maximum:g}, not {number}")
+            raise self.bad(path, f"must be at most {prop.maximum}, not {number}")
         return number
 
     def text(self, text: str, prop: Prop, path: str) -> None:
