@@ -5,6 +5,7 @@ MusterError
 │   ├── NotRegistered           no task of that name in the worker
 │   ├── QueueNotFound
 │   ├── ImproperlyConfigured
+│   ├── EncodeError             arguments or a result that JSON cannot carry
 │   ├── TimeoutError            AsyncResult.get waited long enough
 │   ├── MaxRetriesExceededError
 │   ├── TaskRevokedError        (also for expired tasks)
@@ -36,6 +37,10 @@ class NotRegistered(TaskError):
 
 class ImproperlyConfigured(TaskError):
     """Raised when the application's configuration cannot work."""
+
+
+class EncodeError(TaskError):
+    """Raised for arguments, and result of a task whose return value, JSON cannot carry."""
 
 
 class TimeoutError(TaskError, builtins.TimeoutError):  # noqa: A001 - Celery's name

@@ -9,8 +9,10 @@ Three views of one message, each as small as its reader needs:
 
 import base64
 import binascii
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -61,6 +63,21 @@ class _FullEnvelope(msgspec.Struct):
 _decode_peek = msgspec.json.Decoder(_Envelope).decode
 _decode_full = msgspec.json.Decoder(_FullEnvelope).decode
 _encode = msgspec.json.Encoder().encode
+_Read = TypeVar("_Read")
+
+
+def _read(decode: Callable[[bytes], _Read], kind: type[_Read], raw: bytes) -> _Read:
+    """Return the envelope. Raises MalformedMessage."""
+    try:
+        try:
+            return decode(raw)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            # kombu's JSON may hold what msgspec refuses: NaN, half a surrogate pair in a repr
+            return msgspec.convert(json.loads(raw), kind)
+    except (ValueError, TypeError, RecursionError, msgspec.DecodeError) as error:
+        raise MalformedMessage("MalformedMessage", f"not a task message: {str(error)[:200]}") from None
 
 
 class Peek(msgspec.Struct):
@@ -126,10 +143,7 @@ def _load(body: bytes) -> Any:
 
 def peek(raw: bytes) -> Peek:
     """Return what a worker decides by. Raises MalformedMessage."""
-    try:
-        envelope = _decode_peek(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedMessage("MalformedMessage", f"not a task message: {str(error)[:200]}") from None
+    envelope = _read(_decode_peek, _Envelope, raw)
     head = envelope.headers
     if head.task is None or head.id is None:
         return _peek_v1(envelope)
@@ -178,16 +192,18 @@ def _peek_v1(envelope: _Envelope) -> Peek:
 
 def open_message(raw: bytes) -> Message:
     """Return the whole message of protocol 2, 1 or the hybrid of both. Raises MalformedMessage."""
-    try:
-        envelope = _decode_full(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedMessage("MalformedMessage", f"not a task message: {str(error)[:200]}") from None
+    envelope = _read(_decode_full, _FullEnvelope, raw)
     if envelope.content_type != "application/json":
         raise MalformedMessage(
             "UnknownContentType", f"content type {envelope.content_type!r}: only JSON is accepted"
         )
-    body = _load(_body(envelope.body, envelope.properties.body_encoding))
     headers = envelope.headers
+    if headers.get("compression"):
+        raise MalformedMessage(
+            "CompressedBody",
+            f"the body is compressed ({headers['compression']}): publish without compression",
+        )
+    body = _load(_body(envelope.body, envelope.properties.body_encoding))
     if isinstance(body, dict):  # protocol 1, or protocol 2's headers around protocol 1's body
         embed = body
         headers = {**{k: v for k, v in body.items() if k not in {"args", "kwargs"}}, **headers}
@@ -205,21 +221,32 @@ def open_message(raw: bytes) -> Message:
         raise MalformedMessage("MalformedBody", "args are a list, kwargs and embed are objects")
     if not (isinstance(task, str) and isinstance(task_id, str)):
         raise MalformedMessage("MalformedMessage", "neither headers nor body name a task and its id")
+    if not isinstance(headers.get("retries") or 0, int):
+        raise MalformedMessage("MalformedHeaders", "retries is no whole number")
     return Message(
         task,
         task_id,
         args,
         kwargs,
         headers,
-        embed.get("callbacks") or [],
-        embed.get("errbacks") or [],
-        embed.get("chain") or [],
+        _signatures(embed, "callbacks"),
+        _signatures(embed, "errbacks"),
+        _signatures(embed, "chain"),
         embed.get("chord"),
         envelope.properties.reply_to,
         envelope.properties.priority or 0,
         envelope.properties.delivery_info,
         envelope.losses,
     )
+
+
+def _signatures(embed: dict[str, Any], name: str) -> list[Any]:
+    found = embed.get(name)
+    if not found:
+        return []
+    if isinstance(found, list) and all(isinstance(each, dict) and "task" in each for each in found):
+        return found
+    raise MalformedMessage("MalformedBody", f"{name} are no list of signatures")
 
 
 def pack(
@@ -245,12 +272,14 @@ def pack(
     }
     if expiration_ms is not None:
         properties["expiration"] = str(expiration_ms)
-    return _encode(
-        {
-            "body": base64.b64encode(body.encode()).decode(),
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": headers,
-            "properties": properties,
-        }
-    )
+    envelope = {
+        "body": base64.b64encode(body.encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": properties,
+    }
+    try:
+        return _encode(envelope)
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
+        return json.dumps(envelope).encode()

@@ -11,7 +11,9 @@ import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 
 def _default(value: Any) -> Any:
@@ -61,18 +63,47 @@ def _hook(fields: dict[str, Any]) -> Any:
     return decode(fields["__value__"])
 
 
-_encode = json.JSONEncoder(default=_default).encode
+def _encoder() -> Callable[[Any], str]:
+    """Return `json.dumps` with our types. Its C part is set up once, not at each call as there."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return json.JSONEncoder(default=_default).encode
+    escape = json.encoder.encode_basestring_ascii
+    # no markers: a value inside itself ends as RecursionError, and threads may share the encoder
+    chunks = make(None, _default, escape, None, ": ", ", ", False, False, True)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode = _encoder()
+_encode_plain = msgspec.json.Encoder().encode
 _decode = json.JSONDecoder().decode
 _decode_typed = json.JSONDecoder(object_hook=_hook).decode
+_decode_plain = msgspec.json.Decoder().decode
+_PLAIN: Final = frozenset({type(None), bool, int, str})
 
 
 def dumps(value: Any) -> str:
-    """Return `value` as JSON text. Raises TypeError for a value that JSON cannot carry."""
+    """Return `value` as JSON text. Raises TypeError, ValueError or RecursionError when it cannot be."""
     return _encode(value)
 
 
+def encode(value: Any) -> bytes:
+    """Return `value` as JSON bytes; raises as `dumps` does. Quick where most results are: plain scalars."""
+    if type(value) in _PLAIN:
+        try:
+            return _encode_plain(value)
+        except (UnicodeEncodeError, OverflowError):  # half a surrogate pair; more than 64 bits
+            pass
+    return _encode(value).encode()
+
+
 def loads(data: bytes | str) -> Any:
-    """Return the value of JSON text (UTF-8). Raises ValueError when it is none."""
+    """Return the value of JSON text (UTF-8). Raises ValueError, or what a typed value's own class raises."""
     text = data if isinstance(data, str) else data.decode()
     # the hook costs a call per object, so it runs only where a typed value can be
-    return _decode_typed(text) if '"__type__"' in text else _decode(text)
+    if '"__type__"' in text:
+        return _decode_typed(text)
+    try:
+        return _decode_plain(data)
+    except msgspec.DecodeError:  # not all that json reads: NaN, half a surrogate pair
+        return _decode(text)

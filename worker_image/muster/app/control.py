@@ -1,0 +1,46 @@
+"""`app.control`: what can be asked of workers from an application."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from muster.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from muster.app.app import Muster
+
+
+@runtime_checkable
+class Revoker(Protocol):
+    """A broker that keeps the ids of revoked tasks."""
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Note these ids as revoked from now on. Raises BrokerUnavailable."""
+
+
+class Control:
+    """Speaks to workers through the broker."""
+
+    def __init__(self, app: "Muster") -> None:
+        self._app = app
+
+    def revoke(self, task_id: str | Iterable[str], terminate: bool = False, **_: Any) -> None:
+        """Have workers discard these tasks when they come to them: state REVOKED. Running ones run on.
+
+        Raises BrokerUnavailable, ConfigurationError for what cannot be asked.
+        """
+        if terminate:
+            raise ConfigurationError(
+                "terminate=True is not available: a running task is ended by its time limit"
+            )
+        settings = self._app.conf.settings
+        if not settings.broker_url:
+            raise ConfigurationError("no broker is configured, so there is nobody to tell of a revoked task")
+        from muster.transports.connect import connect_observer
+
+        observer = connect_observer(settings.broker_url, settings.broker_transport_options, {})
+        try:
+            if not isinstance(observer, Revoker):
+                raise ConfigurationError(f"a {type(observer).__name__} cannot pass revocations on")
+            observer.revoke([task_id] if isinstance(task_id, str) else list(task_id))
+        finally:
+            observer.close()
