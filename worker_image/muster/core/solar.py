@@ -3,7 +3,8 @@
 `muster.core.schedule` reads it beside cron and intervals. It knows no clock. The arithmetic is that of the
 NOAA Solar Calculator (gml.noaa.gov/grad/solcalc/calcdetails.html), which follows J. Meeus, "Astronomical
 Algorithms": good to a minute between the polar circles for the years 1901 to 2099, less near the poles,
-where the sun crosses the horizon at a shallow angle.
+where the sun crosses the horizon at a shallow angle. Within a degree of a pole, where most events come once a
+year, a year's only one may be passed over.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ _DAY = timedelta(days=1)
 _J2000 = datetime(2000, 1, 1, 12, tzinfo=UTC)
 
 _SEARCH_DAYS = 400
-"""Longer than any polar night: what does not happen in so many days never does."""
+"""Longer than any polar night or day: away from the poles, what does not happen in so many never does."""
 
 _ROUNDS = 6
 """Rounds of asking where the sun is at the time found so far; outside the polar regions few are needed."""
