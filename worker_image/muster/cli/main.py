@@ -3,9 +3,6 @@
 Commands are imported when they are called, so that a worker carries nothing of the others and
 `muster --version` answers at once. Those of other packages (the operator's `dev`, `explain`, …) are found by
 the entry point `muster.commands`.
-
-Exit codes: 0 done; 1 it failed; 2 the user must change something: a name, URL, option or setting; 3 not
-ready; 124 the time was over; 130 interrupted.
 """
 
 import importlib
@@ -27,7 +24,16 @@ COMMANDS: Final = {
 }
 """Name → where the command is."""
 
-_CELERY_ONLY: Final = {
+EXIT_CODES: Final = {
+    0: "it is done",
+    1: "it failed",
+    2: "something must be changed: a name, URL, option, setting, password or permission",
+    3: "there is no result yet",
+    124: "the time was over",
+    130: "it was interrupted",
+}
+
+CELERY_ONLY: Final = {
     "amqp": "use rabbitmqadmin",
     "control": "workers are told to leave by SIGTERM; the rest is in the WorkerPool",
     "events": "task events are not sent; look at /metrics",
@@ -59,8 +65,8 @@ class Commands(click.Group):
         for point in _entry_points():
             if point.name == cmd_name:
                 return _command(point.load())
-        if cmd_name in _CELERY_ONLY:
-            raise click.UsageError(f"there is no command {cmd_name} here: {_CELERY_ONLY[cmd_name]}")
+        if cmd_name in CELERY_ONLY:
+            raise click.UsageError(f"there is no command {cmd_name} here: {CELERY_ONLY[cmd_name]}")
         return None
 
 

@@ -50,7 +50,14 @@ def _settings(said: Shared) -> Settings:
 @click.command("settings")
 @shared_options
 @click.option("--all", "everything", is_flag=True, help="The defaults too.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    metavar="FORMAT",
+    help="text or json.",
+)
 @click.pass_context
 def show_settings(context: click.Context, /, everything: bool, output: str, **values: Any) -> None:
     """Show an application's settings: value, origin, and whether each has an effect."""

@@ -104,9 +104,10 @@ def _foreign(function: Any) -> Any:
     "--loglevel",
     "log_level",
     type=click.Choice([*LEVELS, "FATAL"], case_sensitive=False),
-    help="Least level that is logged; INFO.",
+    metavar="LEVEL",
+    help="Least level that is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL; by default INFO.",
 )
-@click.option("--log-format", type=click.Choice(FORMATS), help="Lines of text, or of JSON.")
+@click.option("--log-format", type=click.Choice(FORMATS), metavar="FORMAT", help="Lines of text, or of json.")
 @click.option(
     "-c",
     "--concurrency",

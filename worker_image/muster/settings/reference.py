@@ -1,11 +1,9 @@
-"""docs/reference/settings.md, made of the table. Called by `python -m muster.settings`."""
+"""docs/reference/settings.md, made of the table. Called by `python -m muster.reference`."""
 
 from typing import Any
 
 from muster.settings.kinds import ANY, REDIS_OPTIONS
 from muster.settings.table import TABLE, Setting, Standing
-
-COMMAND = "python -m muster.settings"
 
 _FAMILIES = {
     "": "General",
@@ -39,12 +37,12 @@ the same thing can be said in several places, the call goes before the task's ow
 configuration, and that before the default."""
 
 
-def page() -> str:
-    """Return the page."""
+def page(command: str) -> str:
+    """Return the page, which says that `command` writes it."""
     counts = {standing.value.lower(): sum(row.standing is standing for row in TABLE) for standing in Standing}
     summary = ", ".join(f"{number} are {standing}" for standing, number in counts.items())
     parts = [
-        f"<!-- Made of worker_image/muster/settings by `{COMMAND}`. Change the table, not this file. -->",
+        f"<!-- Made of worker_image/muster/settings by `{command}`. Change the table, not this file. -->",
         "# Settings",
         _INTRODUCTION,
         f"Of {len(TABLE)} settings {summary}.",
