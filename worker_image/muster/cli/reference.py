@@ -10,7 +10,7 @@ from muster.cli.worker import REFUSED, WITHOUT_EFFECT
 BAR = "\\|"
 
 _INTRODUCTION = """\
-`muster -A MODULE COMMAND …` is Celery's command line; `muster COMMAND -A MODULE …`, the older order, works too.
+`muster -A MODULE COMMAND …` is Celery's command line; the older order, `muster COMMAND -A MODULE …`, works.
 Durations are seconds or written like `90s`, `5m`, `1h30m`. The environment of a worker is described in
 [environment.md](environment.md), and where the same thing is said twice the command line wins.
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from muster.cli.main import run
+
 MUSTER = Path(sys.executable).parent / "muster"
 
 SHOP = """
@@ -57,19 +59,25 @@ def muster(folder):
 WRONG = [
     ("worker", "no application: say which with -A MODULE"),
     ("-A nowhere worker", "there is no module 'nowhere' here"),
-    ("-A nowhere worker -P threads", "there is no module 'nowhere' here"),
-    ("-A nowhere worker -P solo", "there is no module 'nowhere' here"),
     ("worker -A empty", "holds no Muster application"),
     ("worker -A shop:nothing", "has no 'nothing'"),
     ("worker -A broken", "ModuleNotFoundError: No module named 'shopping_basket'"),
     ("worker -A wrong", "did you mean task_acks_late?"),
     ("-A shop worker -b localhost", "does not begin with redis://"),
-    ("-A shop -b amqp://guest:hidden@host// worker", "RabbitMQ's, which comes in the next version"),
     ("-A shop worker -b redis://:hidden@host:99999/0", "its port is a number below 65536"),
+    ("-A shop worker -c none", "must be a whole number"),
+    ("-A shop worker -B", "run `muster beat` beside the workers"),
+    ("-A shop wurker", "No such command 'wurker'"),
+    ("call shop.add", "neither an application nor a broker"),
+]
+
+WRONG_ON_THE_LINE = [
+    ("-A nowhere worker -P threads", "there is no module 'nowhere' here"),
+    ("-A nowhere worker -P solo", "there is no module 'nowhere' here"),
+    ("-A shop -b amqp://guest:hidden@host// worker", "RabbitMQ's, which comes in the next version"),
     ("-A shop worker --result-backend rpc://", "keep results in redis:// or sqlite:///"),
     ("-A shop worker -P gevent", "use threads"),
     ("-A shop worker -P fast", "use prefork, threads or solo"),
-    ("-A shop worker -c none", "must be a whole number"),
     ("-A shop worker -c", "requires an argument"),
     ("-A shop worker --time-limit soon", "such as 90s, 5m, 1h30m"),
     ("-A shop worker --max-memory-per-child much", "such as 300Mi"),
@@ -77,7 +85,6 @@ WRONG = [
     ("-A shop worker --metrics-address here", "must be HOST:PORT"),
     ("-A shop worker -l LOUD", "is not one of"),
     ("-A shop worker --lease 0", "must be 1 s or more"),
-    ("-A shop worker -B", "run `muster beat` beside the workers"),
     ("-A shop worker --detach", "stays in the foreground"),
     ("-A shop worker --purge", "no message is thrown away"),
     ("-A shop worker --logfile x.log", "logs go to standard error"),
@@ -85,12 +92,10 @@ WRONG = [
     ("-A shop worker --workdir nowhere", "does not exist"),
     ("-A shop worker --concurency 3", "No such option"),
     ("-A shop worker extra", "unexpected extra argument"),
-    ("-A shop wurker", "No such command 'wurker'"),
     ("-A shop inspect active", "there is no command inspect here: workers report"),
     ("-A shop purge", "there is no command purge here: use the broker's own tools"),
     ("--loader x -A shop worker", "name the application with -A"),
     ("--config x -A shop worker", "app.config_from_object"),
-    ("call shop.add", "neither an application nor a broker"),
     ("-A shop call", "Missing argument 'NAME'"),
     ("-A shop call shop.add -a nope", "must be a JSON array"),
     ('-A shop call shop.add -k ["a"]', "must be a JSON object"),
@@ -99,16 +104,28 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("line", "words"), WRONG, ids=[line for line, _ in WRONG])
-def test_what_the_user_must_change_is_one_line(muster, line, words):
-    """Exit code 2 and one line on standard error that says what to do; no traceback, no password."""
-    code, out, error = muster(*line.split())
+def is_one_line_with(words, code, out, error):
+    """What every refusal has in common."""
     assert (code, out) == (2, "")
     assert error.startswith("muster: ")
     assert error.count("\n") == 1
     assert words in error
     assert "Traceback" not in error
     assert "hidden" not in error
+
+
+@pytest.mark.parametrize(("line", "words"), WRONG, ids=[line for line, _ in WRONG])
+def test_what_the_user_must_change_is_one_line(muster, line, words):
+    """Exit code 2 and one line on standard error that says what to do; no traceback, no password."""
+    is_one_line_with(words, *muster(*line.split()))
+
+
+@pytest.mark.parametrize(("line", "words"), WRONG_ON_THE_LINE, ids=[line for line, _ in WRONG_ON_THE_LINE])
+def test_a_wrong_option_is_one_line(capsys, monkeypatch, line, words):
+    """The same without a process of its own: these are found before anything is imported or changed."""
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a command adds the folder that it is called in
+    code = run(line.split())
+    is_one_line_with(words, code, *capsys.readouterr())
 
 
 def test_a_wrong_variable_is_one_line_too(muster):
@@ -186,6 +203,19 @@ def test_a_report_without_an_application_has_the_versions(muster):
     code, out, _ = muster("report")
     assert code == 0
     assert "muster-tasks " in out
+
+
+def test_commands_of_other_packages_are_found(muster, folder):
+    """A package that names a command under the entry point `muster.commands` adds it to `muster`."""
+    (folder / "greeting.py").write_text(
+        "import click\n\n\n@click.command()\ndef greet():\n    \"Greet.\"\n    click.echo('good morning')\n"
+    )
+    information = folder / "greeting-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[muster.commands]\ngreet = greeting:greet\n")
+    assert muster("greet", PYTHONPATH=str(folder)) == (0, "good morning\n", "")
+    assert "greet     Greet." in muster("--help", PYTHONPATH=str(folder))[1]
 
 
 def test_a_broker_that_is_away_is_no_usage_error(muster):
