@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-GENERATED := crds helm docs/reference
+GENERATED := crds docs/reference helm/muster/values.schema.json
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -39,8 +39,9 @@ check: static  ## all that needs no server: generate, format, lint, types, layer
 static: generate format lint types layers unchanged  ## what reads the code without running it
 
 .PHONY: generate
-generate: .venv/.installed  ## write what is made of the Python types: CRDs, the chart's schema, reference pages
+generate: .venv/.installed  ## write what is made of the Python types: CRDs and reference pages
 	$(BIN)/python -m muster_operator.api.generate
+	$(BIN)/python -m muster.reference
 
 .PHONY: format
 format: .venv/.installed  ## format the code; in CI: complain if it is not
