@@ -30,7 +30,7 @@ class _Head(msgspec.Struct):
     id: str | None = None
     eta: str | None = None
     expires: str | float | None = None
-    retries: int | None = 0
+    retries: int | msgspec.UnsetType | None = msgspec.UNSET
     timelimit: tuple[float | None, float | None] | None = None
     ignore_result: bool | None = False
 
@@ -145,12 +145,12 @@ def peek(raw: bytes) -> Peek:
     """Return what a worker decides by. Raises MalformedMessage."""
     envelope = _read(_decode_peek, _Envelope, raw)
     head = envelope.headers
-    if head.task is None or head.id is None:
-        return _peek_v1(envelope)
+    if head.task is None or head.id is None or head.retries is msgspec.UNSET:
+        head = _head_with_body(envelope)
     limits = head.timelimit or (None, None)
     return Peek(
-        head.task,
-        head.id,
+        head.task,  # type: ignore[arg-type]  # neither is None any more
+        head.id,  # type: ignore[arg-type]
         None if head.eta is None else timestamp(head.eta),
         None if head.expires is None else timestamp(head.expires),
         head.retries or 0,
@@ -163,31 +163,23 @@ def peek(raw: bytes) -> Peek:
     )
 
 
-def _peek_v1(envelope: _Envelope) -> Peek:
-    """Protocol 1 keeps everything in the body: it costs a second decoding, for old clients only."""
-    content_type = envelope.content_type or ""
-    if content_type != "application/json":
+def _head_with_body(envelope: _Envelope) -> _Head:
+    """Return the head of protocol 1, or of the hybrid: for old clients only, it costs another decoding."""
+    if envelope.content_type != "application/json":
+        content_type = envelope.content_type
         raise MalformedMessage("UnknownContentType", f"content type {content_type!r}: only JSON is accepted")
-    fields = _load(_body(envelope.body))
-    if not isinstance(fields, dict) or "task" not in fields or "id" not in fields:
-        raise MalformedMessage("MalformedMessage", "neither headers nor body name a task and its id")
+    body = _load(_body(envelope.body))
+    known = msgspec.structs.asdict(envelope.headers)
+    fields = {name: value for name, value in known.items() if value not in {None, msgspec.UNSET}}
+    if isinstance(body, dict):
+        fields = {name: body[name] for name in known if body.get(name) is not None} | fields
     try:
-        head = msgspec.convert({k: v for k, v in fields.items() if k in _Head.__struct_fields__}, _Head)
+        head = msgspec.convert({"retries": 0, **fields}, _Head)
     except msgspec.ValidationError as error:
         raise MalformedMessage("MalformedMessage", f"not a task message: {error}") from None
-    limits = head.timelimit or (None, None)
-    return Peek(
-        task=str(head.task),
-        id=str(head.id),
-        eta=timestamp(head.eta),
-        expires=timestamp(head.expires),
-        retries=head.retries or 0,
-        hard_limit=limits[0],
-        soft_limit=limits[1],
-        losses=envelope.losses,
-        cause=envelope.cause,
-        content_type=content_type,
-    )
+    if head.task is None or head.id is None:
+        raise MalformedMessage("MalformedMessage", "neither headers nor body name a task and its id")
+    return head
 
 
 def open_message(raw: bytes) -> Message:
