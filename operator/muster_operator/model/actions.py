@@ -1,7 +1,8 @@
 """What shall be done, as values: a Plan is a list of them, and `loop.execute` carries them out in order.
 
-The order matters: a failure ends the plan, so what must be confirmed first stands first. Every action can be
-repeated without harm. Nothing here knows how it is done or whether it was.
+The order matters: what must be confirmed first stands first, and a failure ends the plan, but for its events
+and its status, which tell what was decided. Every action can be repeated without harm. Nothing here knows how
+it is done or whether it was.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,107 @@
+"""The conditions of a TaskQueue. `plan` calls `for_queue`."""
+
+from muster_operator.api.conditions import Condition, ConditionType, Reason
+from muster_operator.api.taskqueue import QueueType, TaskQueue
+from muster_operator.model.readings import Known, Unknown
+from muster_operator.model.world import BrokerFacts, QueueSnapshot
+
+from .broker import broker_problem, broker_reachable, condition
+
+_TYPES_OF = {
+    "Redis": frozenset({QueueType.REDIS}),
+    "RabbitMQ": frozenset({QueueType.QUORUM, QueueType.CLASSIC}),
+}
+"""Broker → types of queue that it has; one that is not listed (SQLite) takes any, as it stands in for all."""
+
+
+def for_queue(seen: QueueSnapshot) -> tuple[Condition, ...]:
+    """Return all conditions of the queue."""
+    secret = seen.task_queue.spec.broker.secret_ref.name
+    found = [
+        _ready(seen),
+        broker_reachable(secret, seen.broker_secret, seen.broker),
+        _conflict(seen),
+    ]
+    if isinstance(seen.broker, Known) and seen.broker.value.type == "Redis":
+        found.append(_eviction(seen.broker.value))
+    return tuple(found)
+
+
+def effective_type(seen: QueueSnapshot) -> QueueType | None:
+    """Return what the queue is on its broker; None while that is not known."""
+    if seen.task_queue.spec.type is not None:
+        return seen.task_queue.spec.type
+    if isinstance(seen.broker, Known) and seen.broker.value.type == "Redis":
+        return QueueType.REDIS
+    return None
+
+
+def owner(seen: QueueSnapshot) -> TaskQueue:
+    """Return the one of all TaskQueues for this real queue that owns it: the oldest."""
+    return min((seen.task_queue, *seen.rivals), key=_seniority)
+
+
+def owns_queue(seen: QueueSnapshot) -> bool:
+    """Return whether this TaskQueue is the one that rules over the real queue."""
+    return owner(seen) is seen.task_queue
+
+
+def _seniority(queue: TaskQueue) -> tuple[float, str, str]:
+    created = queue.metadata.creation_timestamp
+    age = created.timestamp() if created is not None else float("inf")
+    return age, queue.metadata.namespace, queue.metadata.name
+
+
+def _ready(seen: QueueSnapshot) -> Condition:
+    kind = ConditionType.READY
+    if not owns_queue(seen):
+        return condition(kind, False, Reason.OWNED_BY_OLDER, _owned_by(seen))
+    secret = seen.task_queue.spec.broker.secret_ref.name
+    problem = broker_problem(secret, seen.broker_secret, seen.broker)
+    if problem is not None:
+        return condition(kind, None if problem[0] == Reason.NOT_OBSERVED_YET else False, *problem)
+    mismatch = _type_mismatch(seen)
+    if mismatch:
+        return condition(kind, False, Reason.TYPE_MISMATCH, mismatch)
+    if isinstance(seen.reading, Unknown):
+        unread = seen.reading.reason == Reason.NOT_OBSERVED_YET
+        message = f"queue {seen.task_queue.queue_name}: {seen.reading.message or seen.reading.reason}"
+        return condition(kind, None if unread else False, seen.reading.reason, message)
+    return condition(kind, True, Reason.AS_DECLARED, f"queue {seen.task_queue.queue_name} is served")
+
+
+def _type_mismatch(seen: QueueSnapshot) -> str:
+    wanted = seen.task_queue.spec.type
+    if wanted is None or not isinstance(seen.broker, Known):
+        return ""
+    has = _TYPES_OF.get(seen.broker.value.type)
+    if has is None or wanted in has:
+        return ""
+    listed = " or ".join(sorted(has))
+    return (
+        f"spec.type is {wanted}, and the broker of Secret {seen.task_queue.spec.broker.secret_ref.name} is "
+        f"{seen.broker.value.type}, which has {listed}; make a TaskQueue of that type, or name another broker"
+    )
+
+
+def _conflict(seen: QueueSnapshot) -> Condition:
+    if owns_queue(seen):
+        return condition(ConditionType.CONFLICT, False, Reason.AS_DECLARED)
+    return condition(ConditionType.CONFLICT, True, Reason.OWNED_BY_OLDER, _owned_by(seen))
+
+
+def _owned_by(seen: QueueSnapshot) -> str:
+    older = owner(seen).metadata
+    return (
+        f"TaskQueue {older.namespace}/{older.name} is older and owns queue {seen.task_queue.queue_name} on "
+        f"the same broker; delete one of the two"
+    )
+
+
+def _eviction(facts: BrokerFacts) -> Condition:
+    kind = ConditionType.EVICTION_POLICY_UNSAFE
+    policy = facts.eviction_policy
+    if policy in {"", "noeviction"} or facts.max_memory_bytes == 0:
+        return condition(kind, False, Reason.AS_DECLARED)
+    message = f"Redis' maxmemory-policy is {policy}: a full Redis deletes tasks; set it to noeviction"
+    return condition(kind, True, Reason.EVICTION_POLICY, message)
