@@ -130,13 +130,14 @@ def learn(server, python):
 
 
 def stage(server, task, count):
-    """Put `count` messages under another key, each with an id of its own."""
+    """Put `count` messages under another key, each with an id and a delivery tag of its own."""
     envelope = json.loads(TEMPLATES[task])
-    old = envelope["headers"]["id"].encode()
+    task_id = envelope["headers"]["id"].encode()
+    tag = envelope["properties"]["delivery_tag"].encode()  # Celery's claims are filed under it
     batch = []
     for number in range(count):
         new = f"{number:08d}-0000-4000-8000-{time.monotonic_ns() % 10**12:012d}".encode()
-        batch.append(TEMPLATES[task].replace(old, new))
+        batch.append(TEMPLATES[task].replace(task_id, new).replace(tag, new))
         if len(batch) == 1000:
             server.lpush("staged", *batch)
             batch = []

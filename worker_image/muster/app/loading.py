@@ -6,7 +6,7 @@ The only place where a name given by a user leads to an import.
 import importlib
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -141,11 +141,16 @@ def task_table(app: Muster) -> dict[str, TaskPolicy]:
 
 
 def load_executor(
-    app_path: str, *, overrides: Mapping[str, Any] | None = None, hostname: str | None = None
+    app_path: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    include: Sequence[str] = (),
+    hostname: str | None = None,
 ) -> tuple[Execution, dict[str, TaskPolicy], Muster]:
     """Return the executor of an application, its task table, and the application itself.
 
-    `overrides` are settings from the command line or the manifest, which go before the application's;
+    `overrides` are settings from the command line or the manifest, which go before the application's,
+    `include` modules to import besides its own;
     `hostname` is the worker's name in requests. Imports all modules that the application asks for.
     Raises ConfigurationError.
     """
@@ -154,6 +159,8 @@ def load_executor(
         app.conf.override(overrides)
     try:
         app.import_modules()
+        for module in include:
+            importlib.import_module(module)
     except ConfigurationError:
         raise
     except Exception as error:

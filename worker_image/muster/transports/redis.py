@@ -87,8 +87,9 @@ class Server:
         settings = {
             "socket_timeout": SOCKET_TIMEOUT_SECONDS,
             "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
-            "socket_keepalive": True,
             "retry": Retry(NoBackoff(), 0),
+            # a Unix socket has no use for keepalive, and redis-py's connection for it no word
+            **({} if self.url.startswith("unix:") else {"socket_keepalive": True}),
             **self._options,
             **changes,
         }

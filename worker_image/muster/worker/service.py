@@ -59,7 +59,7 @@ def loader(options: WorkerOptions) -> Callable[[], Loaded]:
         from muster.app.loading import load_executor
 
         execute, policies, app = load_executor(
-            options.app, overrides=_overrides(options), hostname=options.hostname
+            options.app, overrides=options.overrides(), include=options.include, hostname=options.hostname
         )
 
         def enter(publish: PublishFunction | None) -> None:
@@ -71,21 +71,6 @@ def loader(options: WorkerOptions) -> Callable[[], Loaded]:
         return Loaded(execute, msgspec.msgpack.encode(greeting), enter)
 
     return load
-
-
-def _overrides(options: WorkerOptions) -> dict[str, Any]:
-    """Return the settings that tasks themselves must see as the worker was told them."""
-    told = {
-        "broker_url": "broker_url",
-        "result_backend": "result_backend",
-        "result_expires_seconds": "result_expires",
-    }
-    overrides = {
-        setting: getattr(options, field)
-        for field, setting in told.items()
-        if options.origins.get(field) in {"command line", "environment"}
-    }
-    return {**overrides, "imports": options.include} if options.include else overrides
 
 
 def _make_pool(options: WorkerOptions) -> Pool:
