@@ -319,7 +319,8 @@ class Execution:
         self, job: Job, recipe: Recipe, request: Context, status: str, error: BaseException, started: float
     ) -> Outcome:
         runtime = time.perf_counter() - started
-        outbox = request.pending_publications or []
+        outbox = request.pending_publications
+        assert outbox is not None
         match status:
             case "RETRY":
                 document = self._retrying(recipe, request, error)
