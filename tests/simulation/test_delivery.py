@@ -1,0 +1,453 @@
+"""One seed, a fleet of workers on a virtual clock, and everything that can happen to them.
+
+The worker's loop, its decisions and the memory broker are the real ones; the pool is a model that runs tasks
+in virtual time and writes a ledger. Workers are killed between and inside their calls, frozen beyond their
+leases, drained and replaced; answers of the broker get lost and the broker goes away; children die. Then the
+faults end, everything has to come to rest, and the books are compared.
+
+`MUSTER_SIMULATION_SEEDS=1000` runs more of them than the usual thirty.
+"""
+
+import logging
+import os
+import random
+from collections import Counter, defaultdict
+from math import inf
+
+import pytest
+
+from muster.core.effects import Publication
+from muster.core.policy import Policy
+from muster.errors import BrokerUnavailable
+from muster.pools.base import Lost, Outcome, Publish, Returned, Running
+from muster.transports.memory import MemoryBroker
+from muster.wire.message import pack, peek
+from muster.worker.loop import LoopSettings, WorkerLoop
+from muster.worker.tally import Tally
+
+QUEUES = ("mail", "other")
+LEASE_SECONDS = 5.0
+STEP_SECONDS = 0.25
+TROUBLE_SECONDS = 60.0
+WORKERS = 3
+SLOTS = 2
+SEEDS = range(int(os.environ.get("MUSTER_SIMULATION_SEEDS", "30")))
+TASKS = ("plain", "chain", "retry", "publishes", "fails", "early")
+LATE, EARLY = Policy(), Policy(acks_late=False)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_800_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def task_message(task, task_id, queue, retries=0):
+    return pack(
+        headers={"task": task, "id": task_id, "retries": retries},
+        body="[[],{},{}]",
+        queue=queue,
+        task_id=task_id,
+        delivery_tag=task_id,
+    )
+
+
+class Results:
+    """A result store by the rule of `results.base`, which remembers every ready state it took."""
+
+    def __init__(self):
+        self.ready = {}
+        self.taken = Counter()
+
+    def store(self, results):
+        for result in results:
+            old = self.ready.get(result.task_id)
+            if old and (old[0] == "SUCCESS" or old[1] >= result.retries):
+                continue
+            if result.status in {"SUCCESS", "FAILURE", "REVOKED"}:
+                self.ready[result.task_id] = (result.status, result.retries)
+                self.taken[result.task_id, result.retries] += 1
+
+
+class CountingBroker(MemoryBroker):
+    """Counts which messages have entered, so that one that came twice is seen."""
+
+    def __init__(self, clock, store):
+        super().__init__(clock, store)
+        self.entered = Counter()
+
+    def _publish(self, publications, now):
+        publications = list(publications)
+        for publication in publications:
+            seen = peek(publication.raw)
+            self.entered[seen.id, seen.retries] += 1
+        super()._publish(publications, now)
+
+
+class Model:
+    """A pool that runs tasks in virtual time. It knows what each task does; see `_end`."""
+
+    slots = SLOTS
+
+    def __init__(self, world):
+        self.world = world
+        self.queued = []
+        self.active = {}
+        self.events = []
+        self.waiting = {}
+        self.notify = None
+
+    def room(self, depth):
+        return max(0, self.slots * depth - len(self.queued) - len(self.active))
+
+    def fileno(self):
+        return None
+
+    def submit(self, jobs):
+        self.queued += jobs
+
+    def collect(self):
+        events, self.events = self.events, []
+        return events
+
+    def running(self):
+        now = self.world.clock()
+        return [Running(number, now - since) for number, (_, since, _) in self.active.items()]
+
+    def recall(self):
+        self.events += [Returned(job.number) for job in self.queued]
+        self.queued = []
+
+    def check(self):
+        return inf
+
+    def published(self, tokens, error):
+        for token in tokens:
+            child = self.waiting.pop(token, None)
+            if child is not None:
+                if not error:
+                    self.world.confirmed.add(child)
+                job, since, _ = self.active[token]
+                self.active[token] = (job, since, self.world.clock())
+
+    def advance(self):
+        """Start and end what is due."""
+        world = self.world
+        for number, (job, _, until) in list(self.active.items()):
+            if until <= world.clock():
+                del self.active[number]
+                if world.trouble and world.random.random() < 0.04:
+                    self.events.append(Lost(number, "its process was killed"))
+                else:
+                    self.events.append(self._end(job))
+        while self.queued and len(self.active) < self.slots:
+            self._begin(self.queued.pop(0))
+
+    def _begin(self, job):
+        world = self.world
+        seen = peek(job.raw)
+        world.starts[seen.id, seen.retries] += 1
+        until = world.clock() + world.random.choice([0.0, 0.2, 1.0, 4.0, 12.0])
+        if seen.task == "publishes":
+            child = f"{seen.id}.sent"
+            self.waiting[job.number] = child
+            until = inf
+            self.events.append(
+                Publish(job.number, [Publication("other", task_message("plain", child, "other"))])
+            )
+        self.active[job.number] = (job, world.clock(), until)
+
+    def _end(self, job):
+        seen = peek(job.raw)
+        task_id = seen.id
+        if seen.task == "chain" and task_id.count(".") < 3:
+            child = Publication("other", task_message("chain", f"{task_id}.next", "other"))
+            return Outcome(job.number, "SUCCESS", b"{}", [child], 1.0)
+        if seen.task == "retry" and seen.retries < 2:
+            again = task_message("retry", task_id, job.queue, seen.retries + 1)
+            eta = self.world.clock() + 3.0
+            return Outcome(job.number, "RETRY", b"", [Publication(job.queue, again, 0, eta)], 1.0)
+        return Outcome(job.number, "FAILURE" if seen.task == "fails" else "SUCCESS", b"{}", (), 1.0)
+
+
+class Faulty:
+    """A transport between which and its broker there is a network and a process that can end."""
+
+    def __init__(self, world, name):
+        self.world = world
+        self.inner = world.broker.transport(
+            queues=QUEUES, worker=name, pool="pool", lease_seconds=LEASE_SECONDS
+        )
+        self.watch = self.inner.watch
+        self.close = self.inner.close
+
+    def turn(self, turn):
+        held = self.world.broker._held
+        fresh = [held[s.tag].message.raw for s in turn.start if s.tag in held and not held[s.tag].running]
+
+        def call():
+            turned = self.inner.turn(turn)
+            self.world.mark(raw for raw in fresh)
+            self.world.mark(delivery.raw for delivery in turned.deliveries if delivery.running)
+            return turned
+
+        return self._through(call)
+
+    def tick(self, tick):
+        return self._through(lambda: self.inner.tick(tick))
+
+    def _through(self, call):
+        world = self.world
+        if not world.trouble:
+            return call()
+        if world.clock() < world.broker_back_at or world.random.random() < 0.02:
+            raise BrokerUnavailable("the broker is away")
+        fate = world.random.random()
+        if fate < 0.004:
+            raise Killed
+        answer = call()
+        if fate < 0.008:
+            raise Killed
+        if fate < 0.03:
+            raise BrokerUnavailable("the answer got lost")
+        return answer
+
+
+class Worker:
+    """The real loop, driven pass by pass."""
+
+    def __init__(self, world, name):
+        self.world = world
+        self.name = name
+        self.pool = Model(world)
+        self.transport = Faulty(world, name)
+        self.loop = WorkerLoop(
+            LoopSettings(worker=name, pool_name="pool", pool_type="model", hostname=name, queues=QUEUES,
+                         lease_seconds=LEASE_SECONDS, delivery_limit=0),
+            transport=self.transport,
+            pool=self.pool,
+            policies={task: EARLY if task == "early" else LATE for task in TASKS},
+            default_policy=LATE,
+            results=None,
+            stores_results=True,
+            tally=Tally(),
+        )  # fmt: skip
+        self.tick_at = self.renew_at = 0.0
+        self.frozen_until = 0.0
+
+    def step(self):
+        """Go round once. Returns False when the worker has left. Raises Killed."""
+        loop, now = self.loop, self.world.clock()
+        self.pool.advance()
+        # the loop reckons by the machine's clock; here the world's decides what is due
+        loop._retry_at = loop._check_at = 0.0
+        loop._report_at = loop._tick_at = loop._renew_at = inf
+        loop._eta_at = None
+        if now >= self.tick_at or loop._reconcile:
+            self.tick_at = now + 1.0
+            loop._tick_at = loop._report_at = 0.0
+        if now >= self.renew_at:
+            self.renew_at = now + LEASE_SECONDS / 3
+            loop._renew_at = 0.0
+        loop.wake()
+        loop._wait()
+        loop._step()
+        return not loop._gone()
+
+    def end(self):
+        """Be gone: nothing is said to anybody any more."""
+        self.transport.close()
+        self.loop._selector.close()
+        self.loop._wake_reader.close()
+        self.loop._wake_writer.close()
+
+
+class World:
+    """Everything that one seed decides."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.clock = Clock()
+        self.results = Results()
+        self.broker = CountingBroker(self.clock, self.results.store)
+        self.publisher = self.broker.publisher()
+        self.trouble = True
+        self.broker_back_at = 0.0
+        self.confirmed = set()
+        self.starts = Counter()
+        self.marks = Counter()
+        self.faults = Counter()
+        self.names = 0
+        self.workers = []
+
+    def mark(self, raws):
+        for raw in raws:
+            seen = peek(raw)
+            self.marks[seen.id, seen.retries] += 1
+
+    def hire(self):
+        self.names += 1
+        self.workers.append(Worker(self, f"worker{self.names}"))
+
+    def fire(self, worker, how):
+        self.faults[how] += 1
+        self.workers.remove(worker)
+        worker.end()
+        self.hire()
+
+    def submit(self):
+        task = self.random.choice(TASKS)
+        task_id = f"{task}{len(self.confirmed)}"
+        queue = self.random.choice(QUEUES)
+        eta = self.clock() + 4.0 if self.random.random() < 0.1 else 0.0
+        self.publisher.publish(
+            [Publication(queue, task_message(task, task_id, queue), self.random.randrange(10), eta)]
+        )
+        self.confirmed.add(task_id)
+
+    def disturb(self):
+        draw = self.random.random()
+        worker = self.random.choice(self.workers)
+        if draw < 0.01:
+            self.fire(worker, "killed between calls")
+        elif draw < 0.02:
+            self.faults["frozen"] += 1
+            worker.frozen_until = self.clock() + self.random.choice([2.0, 8.0, 20.0])
+        elif draw < 0.03:
+            self.faults["told to leave"] += 1
+            worker.loop.leave()
+        elif draw < 0.033:
+            self.faults["told to leave at once"] += 1
+            worker.loop.leave()
+            worker.loop.leave()
+        elif draw < 0.04:
+            self.faults["broker away"] += 1
+            self.broker_back_at = self.clock() + self.random.choice([1.0, 4.0, 9.0])
+
+    def run(self):
+        for _ in range(WORKERS):
+            self.hire()
+        end = self.clock() + TROUBLE_SECONDS
+        while self.clock() < end:
+            for _ in range(self.random.choice([0, 0, 0, 1, 3])):
+                self.submit()
+            self.disturb()
+            self.everybody_steps()
+        self.trouble = False
+        for _ in range(4000):
+            if self.at_rest():
+                return
+            self.everybody_steps()
+        held = {w.name: w.loop._held for w in self.workers if w.loop._held}
+        raise AssertionError(f"not at rest: {Counter(place for place, _ in self.broker.places())}, {held}")
+
+    def everybody_steps(self):
+        self.clock.now += STEP_SECONDS
+        for worker in list(self.workers):
+            if self.clock() < worker.frozen_until:
+                continue
+            try:
+                stays = worker.step()
+            except Killed:
+                self.fire(worker, "killed inside a call")
+            else:
+                if not stays:
+                    self.fire(worker, "left")
+
+    def at_rest(self):
+        """Nothing stands anywhere but among the dead letters, and no worker believes to hold anything."""
+        busy = any(place != "dead" for place, _ in self.broker.places())
+        return not busy and not any(w.pool.active or w.loop._held or w.loop._settle for w in self.workers)
+
+    def close(self):
+        for worker in self.workers:
+            worker.end()
+
+
+@pytest.fixture
+def worlds():
+    made = []
+
+    def run(seed):
+        made.append(World(seed))
+        made[-1].run()
+        return made[-1]
+
+    logging.disable(logging.CRITICAL)  # a fleet in trouble says much
+    yield run
+    logging.disable(logging.NOTSET)
+    for world in made:
+        world.close()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_happens_the_books_agree(worlds, seed):
+    """Nothing confirmed is lost, results are recorded once, follow-ups come once, extra runs are counted."""
+    world = worlds(seed)
+    late = {task_id for task_id in world.confirmed if not task_id.startswith("early")}
+    ready = world.results.ready
+
+    lost = late - set(ready)
+    assert not lost, f"confirmed and never recorded: {sorted(lost)}"
+    wrong = {i for i in late if (ready[i][0] == "FAILURE") != i.startswith("fails")}
+    assert not wrong, f"recorded with another state than the task's: {sorted(wrong)}"
+    assert set(world.results.taken.values()) <= {1}, "a result was recorded twice"
+
+    for task_id in late:
+        if task_id.startswith("chain"):
+            steps = [task_id + ".next" * number for number in range(4)]
+            assert all(step in ready for step in steps), f"a chain broke: {task_id}"
+        if task_id.startswith("retry"):
+            assert ready[task_id] == ("SUCCESS", 2), f"retries were lost: {task_id}"
+    twice = {key for key, count in world.broker.entered.items() if count > 1 and not key[0].endswith(".sent")}
+    assert not twice, f"a follow-up was published twice: {sorted(twice)}"
+
+    early = {key: count for key, count in world.starts.items() if key[0].startswith("early")}
+    assert set(early.values()) <= {1}, "an early-acknowledged task ran twice"
+
+    starts = {key: count for key, count in world.starts.items() if not key[0].startswith("early")}
+    marks = sum(count for key, count in world.marks.items() if not key[0].startswith("early"))
+    # a task's own publication whose answer got lost is published again: two messages, and no extra run
+    extra = sum(starts.values()) - sum(world.broker.entered[key] for key in starts)
+    never_begun = marks - sum(starts.values())
+    counted = sum(
+        runs for (_, task, _), runs in world.broker.observer().extra_runs().items() if task != "early"
+    )
+    assert extra <= counted, f"{extra} extra runs, {counted} counted"
+    assert counted <= extra + never_begun, f"{counted} counted, {extra} extra, {never_begun} never begun"
+
+
+def test_the_trouble_is_real(worlds):
+    """Over the seeds every kind of fault happens and tasks run again: the books have work."""
+    faults, extra, tasks = Counter(), 0, defaultdict(int)
+    for seed in range(6):
+        world = worlds(seed)
+        faults += world.faults
+        extra += sum(world.starts.values()) - len(world.starts)
+        for task_id in world.confirmed:
+            tasks[task_id.rstrip("0123456789").partition(".")[0].rstrip("0123456789")] += 1
+    assert set(faults) == {
+        "killed between calls",
+        "killed inside a call",
+        "frozen",
+        "left",
+        "told to leave",
+        "told to leave at once",
+        "broker away",
+    }
+    assert extra > 20
+    assert set(tasks) == set(TASKS)
+
+
+def test_a_loss_is_seen(worlds):
+    """The books themselves are tested: a message taken out by hand is missed."""
+    world = worlds(0)
+    victim = next(iter(task_id for task_id in world.confirmed if task_id.startswith("plain")))
+    del world.results.ready[victim]
+    assert {i for i in world.confirmed if not i.startswith("early")} - set(world.results.ready) == {victim}
