@@ -206,7 +206,7 @@ def test_an_oversize_message_is_buried(app, worker, dead):
 
 
 def sent_commands(client):
-    """Return how many commands clients have sent that a worker uses; what scripts do inside is not among them."""
+    """Return how many commands of the kinds that a worker sends; what scripts do inside is not among them."""
     stats = client.info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval", "blmove"))
 
