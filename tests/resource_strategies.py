@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from muster_operator.api.durations import format_duration
+from muster_operator.api.durations import LONGEST, format_duration
 from muster_operator.api.manifests import KINDS
 from muster_operator.api.meta import (
     Field,
@@ -37,7 +37,7 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-DURATIONS = st.integers(0, 10**13).map(lambda count: timedelta(milliseconds=count))
+DURATIONS = st.integers(0, LONGEST // _MILLISECOND).map(lambda count: count * _MILLISECOND)
 INSTANTS = st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 _OBJECTS = st.dictionaries(st.text("abc", min_size=1, max_size=3), JSON, max_size=3)
 _SCALARS: dict[Any, st.SearchStrategy[Any]] = {
@@ -62,9 +62,9 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     if is_int_or_string(hint):
         return _SCALARS[int] | _SCALARS[str]
     if is_map(hint):
-        return st.dictionaries(st.text(min_size=1, max_size=5), values(element(hint)), max_size=3)
+        return st.dictionaries(st.text(min_size=1, max_size=5), values(element(hint)), max_size=2)
     if is_list(hint):
-        return st.lists(values(element(hint)), max_size=3).map(tuple)
+        return st.lists(values(element(hint)), max_size=2).map(tuple)
     if isinstance(hint, type) and issubclass(hint, Word):
         return st.sampled_from(list(hint))
     return _SCALARS[hint]
@@ -81,7 +81,23 @@ _CRONS = ["* * * * *", "@hourly", "@yearly", "*/5  8-18 1,15 jan-mar mon-fri", "
 _NO_CRONS = ["0 8 * *", "TZ=UTC 0 8 * * *", "", "@reboot", "* * * * * *", "* * * * *\n"]
 _ZONES = ["Etc/UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"]
 _NO_ZONES = ["TZ=UTC", "+01:00", "", "europe/berlin"]
-_DURATIONS = ["1s", "59s", "1m", "60000ms", "90m", "1h30m", "1d", "24h", "1d12h", "36h", "7d", "168h", "8d"]
+_DURATIONS = [
+    "1s",
+    "59s",
+    "1m",
+    "60000ms",
+    "90m",
+    "1h30m",
+    "1d",
+    "24h",
+    "1d12h",
+    "36h",
+    "7d",
+    "168h",
+    "8d",
+    "1d500ms",
+    format_duration(LONGEST),
+]
 _NO_DURATIONS = ["0s", "999ms", "", "1w", "90", "1.5h", "-1s", "1h 30m", "5M", "1m1h", "1d ", "1µs"]
 
 

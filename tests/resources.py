@@ -76,8 +76,12 @@ EVERYTHING: tuple[Manifest, ...] = (
             "maxReplicas": 50,
             "target": {"utilization": 80, "latency": "5s"},
             "behavior": {
-                "scaleUp": {"policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}]},
-                "scaleDown": {"stabilizationSeconds": 30, "selectPolicy": "Min"},
+                direction: {
+                    "stabilizationSeconds": 30,
+                    "selectPolicy": "Min",
+                    "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
+                }
+                for direction in ("scaleUp", "scaleDown")
             },
             "floors": [
                 {
@@ -104,6 +108,8 @@ EVERYTHING: tuple[Manifest, ...] = (
         catchUp="Last",
         concurrencyPolicy="Allow",
     ),
+    worker_pool("own", pool={"customPool": "shop.pools:Fibers"}),
+    schedule("often", every="30s"),
     schedule("nightly", solar={"event": "sunset", "latitude": 52.5, "longitude": -13}),
 )
 """Manifests that are valid and, together, use every field."""

@@ -3,6 +3,7 @@
 Whoever reads or writes an object takes the key from here, so that no key is ever spelled twice.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -65,8 +66,8 @@ HASH_LENGTH = 8
 def content_hash(content: Any) -> str:
     """Return 8 characters of a-z and 2-7 that stand for a JSON value, whatever the order of its keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:5], "big")
-    return "".join("abcdefghijklmnopqrstuvwxyz234567"[(number >> shift) & 31] for shift in range(35, -1, -5))
+    digest = hashlib.sha256(text.encode()).digest()
+    return base64.b32encode(digest).decode()[:HASH_LENGTH].lower()
 
 
 def child_name(owner: str, made_of: Any) -> str:
