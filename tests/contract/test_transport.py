@@ -280,6 +280,17 @@ def test_losses_add_up(broker):
         assert settle(transport, delivery, Verdict.RETURN)
 
 
+def test_losses_add_up_on_what_a_celery_worker_has_written_again(broker):
+    """kombu keeps our fields and puts blanks between: the count goes on, and the extra run is seen."""
+    transport = broker.transport()
+    broker.publish(b'{"x-muster-losses": 2, "x-muster-cause": "WorkerLost", ' + message()[1:])
+    [delivery] = claim(transport, run=1)
+    assert not delivery.running
+    assert settle(transport, delivery, Verdict.LOST, reason="LeaseExpired")
+    [delivery] = claim(transport)
+    assert (peek(delivery.raw).losses, peek(delivery.raw).cause) == (3, "LeaseExpired")
+
+
 @pytest.mark.parametrize("places", [{}, {"mail": "graveyard"}])
 def test_a_dead_message_goes_to_the_dead_letter_place_with_its_reason(broker, places):
     """DEAD: the message stays as it is, with the reason and a sentence, in the place of its queue."""
