@@ -6,6 +6,7 @@ It needs no operator: everything here is done by the CRDs alone.
 import json
 import secrets
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, note, settings
 
 from kube import ApiException, Cluster
 from muster_operator.api.codec import InvalidObject
+from muster_operator.api.durations import LONGEST, format_duration, parse_duration
 from muster_operator.api.manifests import KINDS, decode_manifest, decode_object, encode_object
 from resource_strategies import attempts
 from resources import (
@@ -209,6 +211,23 @@ def test_the_server_and_python_agree(server: Server, manifest: Manifest):
         assert refusal.value.status in {400, 422}
     else:
         assert decode_object(server.create(manifest, dry_run=True)).spec == expected.spec
+
+
+@pytest.mark.parametrize("text", ["90s", "1d", "1d12h", "36h", "1d500ms", "2d3h4m5s6ms", "6d86400s"])
+def test_the_server_measures_durations_as_python_does(server: Server, text: str):
+    """To CEL each form is as long as to Python: a drain of that time will do, a millisecond less not."""
+    length = parse_duration(text)
+    enough, short = format_duration(length), format_duration(length - timedelta(milliseconds=1))
+    server.create(worker_pool(limits={"timeLimit": text}, drain={"timeout": enough}), dry_run=True)
+    with pytest.raises(ApiException, match=r"drain\.timeout must be at least limits\.timeLimit"):
+        server.create(worker_pool(limits={"timeLimit": text}, drain={"timeout": short}), dry_run=True)
+
+
+def test_the_longest_duration_is_taken(server: Server):
+    """What the pattern lets through, the server can hold."""
+    longest = format_duration(LONGEST)
+    stored = server.create(task_queue(messageTTL=longest), dry_run=True)
+    assert stored["spec"]["messageTTL"] == longest
 
 
 def test_an_unknown_field_is_refused_by_name(server: Server):
