@@ -97,6 +97,7 @@ class Reason(Word):
     WORKERS_NOT_READY = "WorkersNotReady", "Fewer workers are ready than wanted."
     WORKERS_LEAVING = "WorkersLeaving", "Workers are finishing their tasks before they leave."
     NONE_LEAVING = "NoneLeaving", "No worker is draining."
+    FIELD_IS_MUSTERS = "FieldIsMusters", "spec.template sets a field that Muster depends on."
     REJECTED_BY_API_SERVER = (
         "RejectedByAPIServer",
         "The API server refused an object; its words are in the message.",
@@ -119,7 +120,7 @@ class Condition:
     """One condition, as metav1.Condition has it."""
 
     type: Annotated[str, Prop("What it speaks of, such as Ready.", max_length=316)]
-    status: Annotated[ConditionStatus, Prop("True, False or Unknown.")]
+    status: Annotated[ConditionStatus, Prop("Whether it holds.")]
     reason: Annotated[str, Prop("Why, in one CamelCase word.", min_length=1, max_length=1024)]
     message: Annotated[
         str, Prop("Why, for people: what, on which object, and what to do.", max_length=32768)

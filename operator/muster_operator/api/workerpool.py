@@ -73,9 +73,9 @@ class SelectPolicy(Word):
 class FallbackBehavior(Word):
     """What holds while the load cannot be read."""
 
-    HOLD = "Hold", "The size stays."
-    STATIC = "Static", "The size becomes fallback.replicas."
-    AT_LEAST = "AtLeast", "The size stays, or rises to fallback.replicas."
+    HOLD = "Hold", "The size stays, or rises to minReplicas and the floors."
+    STATIC = "Static", "The size rises to fallback.replicas; it never falls while the load is unknown."
+    AT_LEAST = "AtLeast", "As Hold, and at least fallback.replicas."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +188,7 @@ class Pool:
 class Delivery:
     """How messages are taken and given back."""
 
-    acks: Annotated[Acks, Prop("Late: after the task. Early: at its start.")] = Acks.LATE
+    acks: Annotated[Acks, Prop("When a message is acknowledged.")] = Acks.LATE
     prefetch: Annotated[
         IntOrString,
         Prop("Messages taken ahead for each slot, 1 to 10000; Auto follows the measured runtime."),
@@ -272,7 +272,7 @@ class Target:
 class ScalingPolicy:
     """A bound on the change within a period."""
 
-    type: Annotated[PolicyType, Prop("Pods or Percent.")]
+    type: Annotated[PolicyType, Prop("What value counts.")]
     value: Annotated[int, Prop("So many, at most.", minimum=1, maximum=100_000)]
     period_seconds: Annotated[int, Prop("Within so many seconds.", minimum=1, maximum=1800)]
 
@@ -346,7 +346,7 @@ class Fallback:
     after: Annotated[timedelta, Prop("How long it must have been unreadable.", at_least=SECOND)] = timedelta(
         seconds=30
     )
-    behavior: Annotated[FallbackBehavior, Prop("Hold, Static or AtLeast.")] = FallbackBehavior.HOLD
+    behavior: Annotated[FallbackBehavior, Prop("What holds then.")] = FallbackBehavior.HOLD
     replicas: Annotated[int | None, Prop("The size for Static and AtLeast.", minimum=0, maximum=10_000)] = (
         None
     )
