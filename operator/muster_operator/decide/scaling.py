@@ -164,14 +164,14 @@ def _managed(
 
     replicas, reason, waits_until = size, Reason.STEADY, None
     if wanted > size:
-        steady = stabilize.lowest(history, up_window, now)
+        steady = stabilize.lowest(history, up_window, now) if up_window else wanted
         allowed = stabilize.up_limit(up, size, history, now)
         replicas = max(size, steady if allowed is None else min(steady, allowed))
         reason = Reason.LOAD_ROSE if steady > size else Reason.WITHIN_WINDOW
         if allowed is not None and steady > allowed:
             reason = Reason.SCALE_UP_LIMITED
     elif wanted < size:
-        steady = stabilize.highest(history, down_window, now)
+        steady = stabilize.highest(history, down_window, now) if down_window else wanted
         allowed = stabilize.down_limit(down, size, history, now)
         if not stabilize.covered(history, down_window, now) or steady >= size:
             reason = Reason.WITHIN_WINDOW

@@ -13,7 +13,7 @@ the pods that are proven to have nothing to do. What follows from what:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from muster_operator.model.world import DeploymentView, PodView
@@ -174,22 +174,14 @@ def _size_newest(
     if room is not None:
         target = min(target, room)
     told = _to_tell([version], now)
-    if target >= have:
-        return Steps(replicas={name: target}, tell=told, replace=version.done)
-    if not may_shrink:
+    if target < have and not may_shrink:
         return Steps(replicas={name: have}, tell=told)
-    surplus = have - target
+    surplus = max(0, have - target)
     going = version.done[: max(0, surplus - dropped - len(unstarted))]
     proven = [pod for pod in going if is_marked(pod) or is_unstarted(pod)]
-    size = have - min(surplus, dropped + len(unstarted) + len(proven))
+    size = max(target, have - (dropped + len(unstarted) + len(proven)))
     steps = _steps({name: size}, chosen, going, tell=told)
-    return Steps(
-        replicas=steps.replicas,
-        choose=steps.choose,
-        tell=steps.tell,
-        mark=steps.mark,
-        replace=version.done[len(going) :],
-    )
+    return replace(steps, replace=version.done[len(going) :])
 
 
 def _steps(
