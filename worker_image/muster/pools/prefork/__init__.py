@@ -358,7 +358,20 @@ class PreforkPool:
             else:
                 again = min(again, self._respawn_at - now)
         self._dispatch()
+        if os.getpid() == 1:
+            self._reap_orphans()
         return again
+
+    def _reap_orphans(self) -> None:
+        """Wait for what tasks leave behind: the first process of a container inherits it."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid == self._template_pid:
+                return
+            os.waitpid(found.si_pid, 0)
 
     def _check_jobs(self, child: _Child) -> float:
         if not child.jobs:
