@@ -10,13 +10,14 @@ Safe against processes killed at any point: a transaction is in the file wholly 
 
 import contextlib
 import os
+import random
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from muster.core.effects import StoredResult
@@ -24,10 +25,14 @@ from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 
 PATIENCE_SECONDS: Final = 10.0
 """How long a transaction waits for the others; only a stopped process holds the file longer."""
+FIRST_PAUSE_SECONDS: Final = 0.0005
+LAST_PAUSE_SECONDS: Final = 0.003
 WEEK_SECONDS: Final = 7 * 86400
 DEAD_LETTERS_KEPT: Final = 100_000
 REPORTS_KEPT_SECONDS: Final = 60
 CONTROLS_KEPT_SECONDS: Final = 600
+
+_Done = TypeVar("_Done")
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -134,13 +139,13 @@ class Database:
 
         Raises BrokerUnavailable.
         """
-        with self._transaction("BEGIN IMMEDIATE") as connection:
+        with self._transaction(_begin_writing) as connection:
             yield connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give a view of one moment, which disturbs no writer. Raises BrokerUnavailable."""
-        with self._transaction("BEGIN") as connection:
+        with self._transaction(_begin_reading) as connection:
             yield connection
 
     def data_version(self) -> tuple[int, int]:
@@ -150,7 +155,8 @@ class Database:
         """
         with self._lock, self._told():
             connection = self._connect()
-            return self._opened, connection.execute("PRAGMA data_version").fetchone()[0]
+            version = self._patiently(lambda: connection.execute("PRAGMA data_version").fetchone()[0])
+            return self._opened, version
 
     def close(self) -> None:
         """Close the connection. It is opened again by whoever needs it."""
@@ -177,10 +183,10 @@ class Database:
             self._connection = None
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, begin: Callable[[sqlite3.Connection], None]) -> Iterator[sqlite3.Connection]:
         with self._lock, self._told():
             connection = self._connect()
-            connection.execute(begin)
+            self._patiently(lambda: begin(connection))
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -212,9 +218,27 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = _open(self.path, self._patience_seconds)
+            self._connection = self._patiently(lambda: _open(self.path))
             self._opened += 1
         return self._connection
+
+    def _patiently(self, action: Callable[[], _Done]) -> _Done:
+        """Do something that finds the file locked while others write, again and again until it is not.
+
+        SQLite's own waiting grows to steps of 100 ms, in which others have the file a hundred times.
+        """
+        give_up_at: float | None = None
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return action()
+            except sqlite3.OperationalError as error:
+                now = time.monotonic()
+                give_up_at = give_up_at or now + self._patience_seconds
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or now >= give_up_at:
+                    raise
+            time.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 1.5, LAST_PAUSE_SECONDS)
 
 
 _REFUSALS = {
@@ -226,14 +250,23 @@ _REFUSALS = {
 }
 
 
-def _open(path: Path, patience_seconds: float) -> sqlite3.Connection:
+def _begin_writing(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _begin_reading(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN")
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()  # only now the view is taken
+    except sqlite3.Error:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _open(path: Path) -> sqlite3.Connection:
     with contextlib.suppress(OSError):  # SQLite says it better
-        os.close(
-            os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        )  # arguments of tasks are nobody else's business
-    connection = sqlite3.connect(
-        path, timeout=patience_seconds, isolation_level=None, check_same_thread=False
-    )
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # arguments of tasks are private
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -243,25 +276,16 @@ def _open(path: Path, patience_seconds: float) -> sqlite3.Connection:
                 f"this one knows {len(MIGRATIONS)}): use that one, or another file"
             )
         if version < len(MIGRATIONS):
-            _migrate(connection, path, patience_seconds)
+            _migrate(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, path: Path, patience_seconds: float) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the tables to our version. Any number of processes may do it at the same time."""
-    deadline = time.monotonic() + patience_seconds
-    while True:  # changing the mode of the file waits for nobody by itself
-        try:
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            break
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-    if mode != "wal":
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise BrokerRefused(f"{path} is on a file system without shared memory: use a file on a local disk")
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -269,7 +293,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, patience_seconds: float
         for statements in MIGRATIONS[version:]:
             for statement in statements:
                 connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute(f"PRAGMA user_version = {max(version, len(MIGRATIONS))}")
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
