@@ -223,13 +223,13 @@ class Muster:
             },
         )
         task: Task = kind()
-        task.__qualname__ = function.__qualname__  # type: ignore[attr-defined]
         task.__name__ = function.__name__  # type: ignore[attr-defined]
+        task.__qualname__ = getattr(function, "__qualname__", function.__name__)  # type: ignore[attr-defined]
         return self._register(task)
 
     def _warn_of_two(self, name: str, function: Callable[..., Any]) -> None:
         known = getattr(type(self._tasks[name]), "__wrapped__", None)
-        if known is None or known.__qualname__ == function.__qualname__:
+        if known is None or _same(known, function):
             return  # a module that was imported twice
         warnings.warn(
             f"two functions share the task name {name!r}; calls reach the first. Give one of them name=…",
@@ -510,6 +510,13 @@ def shared_task(*args: Any, **options: Any) -> Any:
             raise TypeError("shared_task takes a function, or options by name")
         return make(args[0])
     return make
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two functions stand in the same place of the same file."""
+    codes = [getattr(each, "__code__", None) for each in (one, other)]
+    places = [code and (code.co_filename, code.co_firstlineno) for code in codes]
+    return one is other or (places[0] is not None and places[0] == places[1])
 
 
 def _class(name: type[Task] | str) -> type[Task]:

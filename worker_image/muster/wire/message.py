@@ -7,7 +7,6 @@ Three views of one message, each as small as its reader needs:
 `celery/app/amqp.py` (time limits stand as [hard, soft]); the envelope is kombu's virtual transport's.
 """
 
-import base64
 import binascii
 import json
 from collections.abc import Callable
@@ -129,7 +128,7 @@ def _body(text: str, encoding: str | None = "base64") -> bytes:
     if encoding != "base64":
         return text.encode()
     try:
-        return base64.b64decode(text, validate=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         raise MalformedMessage("MalformedBody", "the body is not base64") from None
 
@@ -221,9 +220,9 @@ def open_message(raw: bytes) -> Message:
         args,
         kwargs,
         headers,
-        _signatures(embed, "callbacks"),
-        _signatures(embed, "errbacks"),
-        _signatures(embed, "chain"),
+        _signatures(embed, "callbacks") if embed.get("callbacks") else [],
+        _signatures(embed, "errbacks") if embed.get("errbacks") else [],
+        _signatures(embed, "chain") if embed.get("chain") else [],
         embed.get("chord"),
         envelope.properties.reply_to,
         envelope.properties.priority or 0,
@@ -233,9 +232,7 @@ def open_message(raw: bytes) -> Message:
 
 
 def _signatures(embed: dict[str, Any], name: str) -> list[Any]:
-    found = embed.get(name)
-    if not found:
-        return []
+    found = embed[name]
     if isinstance(found, list) and all(isinstance(each, dict) and "task" in each for each in found):
         return found
     raise MalformedMessage("MalformedBody", f"{name} are no list of signatures")
@@ -265,7 +262,7 @@ def pack(
     if expiration_ms is not None:
         properties["expiration"] = str(expiration_ms)
     envelope = {
-        "body": base64.b64encode(body.encode()).decode(),
+        "body": binascii.b2a_base64(body.encode(), newline=False).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": headers,
