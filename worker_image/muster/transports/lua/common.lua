@@ -35,12 +35,18 @@ local function take(tag, queue)
 end
 
 -- The same message with one more loss on its account. Two fields at the very front of the envelope hold
--- it: kombu keeps and ignores them, and the JSON behind them is not touched.
+-- it: kombu ignores and keeps them (with spaces, when it writes a message again), and the JSON behind them
+-- is not touched. What is no JSON object has no account; it will be buried before it can run.
+local ACCOUNT = '^{%s*"x%-muster%-losses"%s*:%s*(%d+)%s*,%s*"x%-muster%-cause"%s*:%s*"%a*"%s*(.*)$'
+
 local function with_loss(message, cause)
-  local losses, rest = string.match(message, '^{"x%-muster%-losses":(%d+),"x%-muster%-cause":"%a*",(.*)$')
-  losses = losses or 0
-  rest = rest or string.sub(message, 2)
-  return string.format('{"x-muster-losses":%d,"x-muster-cause":"%s",', losses + 1, cause) .. rest
+  if string.sub(message, 1, 1) ~= '{' then return message end
+  local losses, rest = string.match(message, ACCOUNT)
+  if not losses then
+    losses, rest = 0, string.match(message, '^{%s*(.*)$')
+    if string.sub(rest, 1, 1) ~= '}' then rest = ',' .. rest end
+  end
+  return string.format('{"x-muster-losses":%d,"x-muster-cause":"%s"', losses + 1, cause) .. rest
 end
 
 local function wait_until(tag, queue, eta)
