@@ -78,3 +78,9 @@ cluster:  ## bring up the kind cluster of kind-config.yaml, or mend it
 .PHONY: cluster-down
 cluster-down:  ## remove it
 	tests/cluster/down
+
+# --- figures ---------------------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: .venv/.installed redis-server  ## measure Muster beside Celery on the same work, ratios first
+	$(BIN)/python bench/run.py $(BENCH)
