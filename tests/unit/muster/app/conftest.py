@@ -4,6 +4,7 @@ import pytest
 
 from muster import Muster
 from muster.app import state
+from muster.app.app import _apps
 from muster.app.execution import Execution
 from muster.pools.base import Job
 from muster.results.memory import MemoryResults
@@ -57,6 +58,7 @@ class Shop(Muster):
 def make_app():
     """Return what makes an application with given settings."""
     before = list(state._current), list(state._finalizers)
+    _apps.clear()  # shared tasks join every application that is still there, those of earlier tests too
     yield Shop
     state._current[:], state._finalizers[:] = before
 
