@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, Final
@@ -39,6 +39,16 @@ MAX_CLAIM: Final = 1000
 """Lua cannot unpack more than some 8,000 values at once."""
 
 _pack = msgspec.msgpack.Encoder().encode
+
+# in one script with the time: an id noted under an earlier time than some worker's tick is never seen by it
+_REVOKE: Final = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+for _, id in ipairs(ARGV) do
+  redis.call('ZADD', KEYS[1], string.format('%.6f', now), id)
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 7 * 86400)
+"""
 
 
 def _script(name: str, *fragments: str) -> str:
@@ -126,7 +136,8 @@ def _tag(publication: Publication) -> str:
     return f"muster:{priority_step(publication.priority)}:client:{uuid.uuid4().hex}"
 
 
-def _publication(publication: Publication) -> tuple[str, str, str, float, str]:
+def publication_args(publication: Publication) -> tuple[str, str, str, float, str]:
+    """Return the arguments of `publish` in lua/common.lua."""
     return (
         publication.queue,
         publication.raw.decode(),  # as text: Redis' MessagePack knows no bytes before 7.2
@@ -220,7 +231,7 @@ class RedisTransport:
             settlement.text,
             settlement.eta,
             result,
-            [_publication(publication) for publication in settlement.publish],
+            [publication_args(publication) for publication in settlement.publish],
             self._dead.get(settlement.queue, f"{settlement.queue}.dead"),
         )
 
@@ -356,7 +367,7 @@ class RedisPublisher:
             self._lock, self._pid = threading.Lock(), os.getpid()
         with self._lock, outage(self._server.place):
             if any(publication.eta for publication in publications):
-                self._server.run("publish", [_publication(publication) for publication in publications])
+                self._server.run("publish", [publication_args(publication) for publication in publications])
                 return
             lists: dict[str, list[bytes]] = {}
             for publication in publications:
@@ -443,6 +454,11 @@ class RedisObserver:
             pipeline.rpush(key, control)
             pipeline.expire(key, 600)
             pipeline.execute()
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Tell every worker, at its next tick, that these tasks shall not run; kept for a week."""
+        with outage(self._server.place):
+            self._server.client.eval(_REVOKE, 1, self._server.keys.revoked, *task_ids)
 
     def extra_runs(self) -> dict[tuple[str, str, str], int]:
         """Return the starts beyond the first by (queue, task, cause)."""
