@@ -156,7 +156,6 @@ class Execution:
         """Run the job's message to its end."""
         started = time.perf_counter()
         request: Context | None = None
-        token = None
         try:
             message = open_message(job.raw)
             recipe = self._recipes.get(message.task) or self.recipe(message.task)
@@ -167,15 +166,14 @@ class Execution:
                 if refusal is not None:
                     return refusal
             request = self._request(job, message)
-            token = state.running.set(state.Frame(recipe.task, request, state.running.get()))
+            state.running.set(state.Frame(recipe.task, request, None))
             return self._run(job, recipe, request, started)
         except MalformedMessage as error:
             return Outcome(job.number, "REJECTED", text=str(error), reason=error.reason)
         except BaseException as error:  # noqa: BLE001 - a soft limit can strike between any two steps
             return self._broken(job, request, error, started)
         finally:
-            if token is not None:
-                state.running.reset(token)
+            state.running.set(None)
 
     def _request(self, job: Job, message: Message) -> Context:
         request = Context.__new__(Context)

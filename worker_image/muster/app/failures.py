@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from muster import exceptions
+from muster.app.text import LIMIT
 from muster.exceptions import RemoteTaskError
 
 _BUILTIN: Final = {
@@ -63,9 +64,9 @@ def trace(error: BaseException, skip: int) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception's repr, whatever its own `__repr__` does."""
+    """Return an exception's repr, however long it is and whatever its own `__repr__` does."""
     try:
-        return repr(error)
+        return repr(error)[:LIMIT]
     except Exception:  # noqa: BLE001 - the exception is the user's object
         return f"<{type(error).__qualname__}, whose repr() raises>"
 
