@@ -13,6 +13,9 @@ from muster.core.effects import Publication
 from muster.embedded import Database
 from muster.transports.base import Observer, Publisher, Transport
 from muster.transports.memory import MemoryBroker
+from muster.transports.schedules.base import ScheduleStore
+from muster.transports.schedules.memory import MemorySchedules
+from muster.transports.schedules.sqlite import SQLiteSchedules
 from muster.transports.sqlite import SQLiteObserver, SQLitePublisher, SQLiteTransport
 from muster.wire.keys import RedisKeys
 from muster.wire.message import pack
@@ -50,6 +53,10 @@ class Broker(ABC):
         self._open.append(made := self.make_observer())
         return made
 
+    def schedules(self, scope="shop") -> ScheduleStore:
+        self._open.append(made := self.make_schedules(scope))
+        return made
+
     def publish(self, *raws, queue="mail", **options):
         self.publisher().publish([Publication(queue, raw, **options) for raw in raws])
 
@@ -68,6 +75,9 @@ class Broker(ABC):
 
     @abstractmethod
     def make_observer(self): ...
+
+    @abstractmethod
+    def make_schedules(self, scope): ...
 
     @abstractmethod
     def now(self) -> float: ...
@@ -109,6 +119,7 @@ class OnMemory(Broker):
         self.clock = Clock()
         self.results = Results()
         self.broker = MemoryBroker(self.clock, self.results.store)
+        self._schedules = {}
 
     def make_transport(self, queues, worker, lease_seconds, dead_letters):
         return self.broker.transport(
@@ -120,6 +131,11 @@ class OnMemory(Broker):
 
     def make_observer(self):
         return self.broker.observer()
+
+    def make_schedules(self, scope):
+        if scope not in self._schedules:
+            self._schedules[scope] = MemorySchedules(self.broker, clock=self.clock)
+        return self._schedules[scope]
 
     def now(self):
         return self.clock()
@@ -165,6 +181,9 @@ class OnSQLite(Broker):
 
     def make_observer(self):
         return SQLiteObserver(self.url, {}, self.clock)
+
+    def make_schedules(self, scope):
+        return SQLiteSchedules(self.url, scope=scope, clock=self.clock)
 
     def now(self):
         return self.clock()
@@ -231,6 +250,11 @@ class OnRedis(Broker):
         from muster.transports.connect import connect_observer
 
         return connect_observer(self.url, {}, {})
+
+    def make_schedules(self, scope):
+        from muster.transports.connect import connect_schedules
+
+        return connect_schedules(self.url, scope=scope)
 
     def now(self):
         seconds, micros = self.client.time()

@@ -95,6 +95,32 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         )""",
         "CREATE INDEX results_expiry ON results (expires_at) WHERE expires_at > 0",
     ),
+    (
+        # One row a scope: who leads its beats with which fencing token and until when, and the number that
+        # rises with each change of its schedules. `holder` '': nobody.
+        """CREATE TABLE beats (
+            scope TEXT PRIMARY KEY,
+            holder TEXT NOT NULL DEFAULT '',
+            term INTEGER NOT NULL DEFAULT 0,
+            until REAL NOT NULL DEFAULT 0,
+            revision INTEGER NOT NULL DEFAULT 0
+        ) WITHOUT ROWID""",
+        """CREATE TABLE schedules (
+            scope TEXT NOT NULL,
+            uid TEXT NOT NULL,
+            revision INTEGER NOT NULL,
+            entry BLOB NOT NULL,
+            PRIMARY KEY (scope, uid)
+        )""",
+        "CREATE INDEX schedules_revision ON schedules (scope, revision)",
+        # `run`: high-water mark and record, as `muster.wire.schedule.write_run` makes them
+        """CREATE TABLE schedule_runs (
+            scope TEXT NOT NULL,
+            uid TEXT NOT NULL,
+            run BLOB NOT NULL,
+            PRIMARY KEY (scope, uid)
+        )""",
+    ),
 )
 """Each entry leads from one version of the tables to the next; a new need is a new entry at the end."""
 

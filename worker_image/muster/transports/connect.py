@@ -5,11 +5,13 @@ it uses.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from muster.errors import ConfigurationError
 from muster.transports.base import Observer, Publisher, Transport
+from muster.transports.schedules.base import ScheduleStore
 from muster.wire.keys import RedisKeys
 
 if TYPE_CHECKING:
@@ -119,3 +121,16 @@ def connect_observer(url: str, options: Mapping[str, Any], dead_letters: Mapping
     from muster.transports.redis import RedisObserver
 
     return RedisObserver(_server(url, options), dict(dead_letters))
+
+
+def connect_schedules(
+    url: str, *, scope: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> ScheduleStore:
+    """Return the schedules of a scope (a namespace) and their election. Raises ConfigurationError."""
+    if _scheme(url) == "sqlite":
+        from muster.transports.schedules.sqlite import SQLiteSchedules
+
+        return SQLiteSchedules(url, scope=scope)
+    from muster.transports.schedules.redis import RedisSchedules
+
+    return RedisSchedules(_server(url, options), scope=scope)

@@ -59,7 +59,8 @@ def _key(tag: str, queue: str) -> tuple[int, int, str]:
 _NO_ROW: Final = 2**62
 
 
-def _publish(connection: sqlite3.Connection, publications: Iterable[Publication], now: float) -> None:
+def publish(connection: sqlite3.Connection, publications: Iterable[Publication], now: float) -> None:
+    """Put messages into their queues, within the transaction."""
     connection.executemany(
         "INSERT INTO messages (queue, step, state, until, raw) VALUES (?, ?, ?, ?, ?)",
         (
@@ -136,7 +137,7 @@ class SQLiteTransport:
         verdict = settlement.verdict
         key = _key(settlement.tag, settlement.queue)
         if verdict is Verdict.ACKED:
-            _publish(connection, settlement.publish, now)
+            publish(connection, settlement.publish, now)
             return True
         if verdict is Verdict.ACK and not settlement.publish:
             return connection.execute(_ACK, key).rowcount > 0
@@ -144,7 +145,7 @@ class SQLiteTransport:
         if found is None:
             return False
         row, raw = key[0], found[1]
-        _publish(connection, settlement.publish, now)
+        publish(connection, settlement.publish, now)
         match verdict:
             case Verdict.RETURN:
                 _back(connection, [row])
@@ -377,7 +378,7 @@ class SQLitePublisher:
     def publish(self, publications: Sequence[Publication]) -> None:
         """Put messages into their queues, in one transaction."""
         with self._database.writing() as connection:
-            _publish(connection, publications, self._clock())
+            publish(connection, publications, self._clock())
 
     def close(self) -> None:
         """Give up the connection."""

@@ -86,6 +86,25 @@ class RedisKeys(msgspec.Struct, frozen=True, kw_only=True):
         """Hash JSON `[queue, task, cause]` → number of starts beyond the first."""
         return self.prefix + "muster.extra_runs"
 
+    def beat(self, scope: str) -> str:
+        """Hash of one scope's beats: `holder` leads with the fencing token `term`, by a lease `until`.
+
+        Times are Redis TIME, seconds. Its `revision` rises with each change of the scope's entries.
+        """
+        return f"{self.prefix}muster.beat.{scope}"
+
+    def schedules(self, scope: str) -> str:
+        """Hash uid → entry of one schedule (`muster.wire.schedule.ScheduleEntry`, JSON)."""
+        return f"{self.prefix}muster.schedules.{scope}"
+
+    def schedule_revisions(self, scope: str) -> str:
+        """Sorted set of the uids of the scope by the revision at which the entry was written."""
+        return f"{self.prefix}muster.schedule_revisions.{scope}"
+
+    def schedule_runs(self, scope: str) -> str:
+        """Hash uid → high-water mark and record, as `muster.wire.schedule.write_run` makes them."""
+        return f"{self.prefix}muster.schedule_runs.{scope}"
+
     def result(self, task_id: str) -> str:
         """Result document of a task; also the channel on which it is announced."""
         return f"{self.prefix}celery-task-meta-{task_id}"

@@ -100,9 +100,41 @@ def decode_entry(data: bytes) -> ScheduleEntry:
     return _decode_entry(data)
 
 
+def read_entry(data: bytes) -> tuple[ScheduleEntry | None, str]:
+    """Return the entry, or None and what is wrong with it."""
+    try:
+        return _decode_entry(data), ""
+    except msgspec.DecodeError as error:
+        return None, str(error)
+
+
 def decode_record(data: bytes) -> RunRecord:
     """Return the record. Raises msgspec.DecodeError, whose text names the field, for anything else."""
     return _decode_record(data)
+
+
+def mark_text(mark: datetime | None) -> str:
+    """Return a high-water mark as it stands on the broker: microseconds, or - where there is none."""
+    return "-" if mark is None else str(microseconds(mark))
+
+
+def write_run(record: RunRecord) -> bytes:
+    """Return a record behind its mark, which a script compares without reading JSON."""
+    return b"%s %s" % (mark_text(record.settled_at).encode(), encode(record))
+
+
+def read_run(data: bytes) -> RunRecord:
+    """Return what `write_run` wrote. Of a record that cannot be read the mark remains, and it decides.
+
+    Raises ValueError when there is not even a mark.
+    """
+    mark, _, document = data.partition(b" ")
+    settled_at = _EPOCH + timedelta(microseconds=int(mark)) if mark != b"-" else None
+    try:
+        record = decode_record(document)
+    except msgspec.DecodeError:
+        record = RunRecord()
+    return record if record.settled_at == settled_at else RunRecord(settled_at=settled_at)
 
 
 def tick_id(uid: str, due_at: datetime) -> str:

@@ -80,6 +80,27 @@ def test_a_record_comes_back_as_it_went(record):
     assert wire.decode_record(wire.encode(record)) == record
 
 
+@given(records)
+def test_a_run_comes_back_as_it_went(record):
+    """A record behind its mark is the record again, whatever instant the mark is, or none."""
+    assert wire.read_run(wire.write_run(record)) == record
+
+
+@given(st.none() | instants, st.sampled_from([b"", b"{", b"[]", b'{"missed":"many"}', b"{}"]))
+def test_of_a_run_that_cannot_be_read_the_mark_remains(mark, document):
+    """What decides about ticks is not lost with what people read."""
+    data = wire.mark_text(mark).encode() + b" " + document
+    assert wire.read_run(data) == RunRecord(settled_at=mark)
+
+
+def test_an_entry_that_cannot_be_read_says_why():
+    """Beat goes on with the others and names what is wrong with this one."""
+    assert wire.read_entry(wire.encode(ENTRY)) == (ENTRY, "")
+    entry, wrong = wire.read_entry(b'{"uid":"u"}')
+    assert entry is None
+    assert "name" in wrong
+
+
 def test_equal_entries_have_equal_bytes():
     """The order in which keyword arguments were written does not make another entry."""
     one = msgspec.structs.replace(ENTRY, kwargs={"a": 1, "b": {"c": 2, "d": 3}})

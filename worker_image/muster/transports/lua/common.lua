@@ -64,3 +64,12 @@ local function publish(queue, message, step, eta, tag)
     redis.call('LPUSH', list_key(queue, step), message)
   end
 end
+
+-- Count a field of a hash up and return it: by the clock, so that it rises over what was there before the
+-- server lost its memory, and by one where the clock has not moved on.
+local function next_number(hash, field)
+  local last = tonumber(redis.call('HGET', hash, field) or 0)
+  local risen = string.format('%.0f', math.max(last + 1, math.floor(now * 1000000)))
+  redis.call('HSET', hash, field, risen)
+  return risen
+end
