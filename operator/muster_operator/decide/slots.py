@@ -44,10 +44,15 @@ def slots_per_worker(spec: WorkerPoolSpec, reports: Sequence[WorkerView]) -> int
 
 
 def _cpu_limit(template: Mapping[str, Any]) -> int:
-    containers = (template.get("spec") or {}).get("containers") or []
-    for container in containers:
-        if isinstance(container, Mapping) and container.get("name") == WORKER_CONTAINER:
-            limits = (container.get("resources") or {}).get("limits") or {}
+    """Return the worker's CPU limit rounded up; 0 when the template, which may be anything, names none."""
+    containers = _object(template.get("spec")).get("containers")
+    for container in containers if isinstance(containers, list) else ():
+        if _object(container).get("name") == WORKER_CONTAINER:
+            limits = _object(_object(container.get("resources")).get("limits"))
             amount = parse_quantity(limits.get("cpu"))
             return 0 if amount is None else int(amount.to_integral_value(rounding=ROUND_CEILING))
     return 0
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -42,6 +42,9 @@ _SPEC = "spec"
 _WORKER = f"containers[{WORKER_CONTAINER}]"
 
 PROTECTED: Mapping[str, str] = {
+    "metadata": "write an object; Muster's labels and annotations stay",
+    "metadata.labels": "write an object; Muster's labels stay",
+    "metadata.annotations": "write an object; Muster's annotations stay",
     "metadata.name": "the ReplicaSet names its pods",
     "metadata.namespace": "workers run in the WorkerPool's namespace",
     f"metadata.labels[{GROUP}/*]": "the operator finds its pods by them",
@@ -86,7 +89,7 @@ def _merge(base: Json, over: Mapping[str, Any]) -> Json:
 
 
 def _keyed(items: Sequence[Any], key: str) -> bool:
-    return all(isinstance(item, Mapping) and key in item for item in items)
+    return all(isinstance(item, Mapping) and isinstance(item.get(key), str | int) for item in items)
 
 
 def _merge_list(base: Sequence[Json], over: Sequence[Mapping[str, Any]], key: str) -> list[Json]:
@@ -108,20 +111,25 @@ def _allowed(theirs: Mapping[str, Any]) -> tuple[Json, tuple[Refusal, ...]]:
     def refuse(path: str) -> None:
         refusals.append(Refusal(path=path, remedy=PROTECTED[path]))
 
+    if "metadata" in template and not isinstance(template["metadata"], dict):
+        _drop_key(template, "metadata", lambda: refuse("metadata"))
     metadata = template.get("metadata")
     if isinstance(metadata, dict):
         for key in ("name", "namespace"):
             _drop_key(metadata, key, lambda key=key: refuse(f"metadata.{key}"))  # type: ignore[misc]
         for field in ("labels", "annotations"):
             held = metadata.get(field)
-            if isinstance(held, dict):
+            if field in metadata and not isinstance(held, dict):
+                _drop_key(metadata, field, lambda field=field: refuse(f"metadata.{field}"))  # type: ignore[misc]
+            elif isinstance(held, dict):
                 for key in [key for key in held if key.startswith(f"{GROUP}/")]:
                     _drop_key(held, key, lambda field=field: refuse(f"metadata.{field}[{GROUP}/*]"))  # type: ignore[misc]
     spec = template.get(_SPEC)
     if isinstance(spec, dict):
         for key in ("restartPolicy", "terminationGracePeriodSeconds"):
             _drop_key(spec, key, lambda key=key: refuse(f"spec.{key}"))  # type: ignore[misc]
-        for container in spec.get("containers") or ():
+        containers = spec.get("containers")
+        for container in containers if isinstance(containers, list) else ():
             if isinstance(container, dict) and container.get("name") == WORKER_CONTAINER:
                 _drop_key(container, "image", lambda: refuse(f"spec.{_WORKER}.image"))
                 _drop_items(

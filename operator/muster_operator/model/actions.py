@@ -11,13 +11,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
+from muster.wire.schedule import ScheduleEntry
 from muster_operator.api.objects import ObjectMeta
 from muster_operator.api.schedule import ScheduleStatus
 from muster_operator.api.taskqueue import TaskQueueStatus
 from muster_operator.api.workerpool import WorkerPoolStatus
 
 from .history import History, RuntimeEstimate
-from .world import Manifest, ScheduleEntry
+from .world import Manifest
 
 Status: TypeAlias = WorkerPoolStatus | TaskQueueStatus | ScheduleStatus
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from muster.wire.schedule import RunRecord, ScheduleEntry
 from muster_operator.api.objects import Source
 from muster_operator.api.schedule import Schedule
 from muster_operator.api.taskqueue import TaskQueue
@@ -213,45 +214,6 @@ class QueueSnapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleEntry:
-    """A schedule as beat finds it on the broker. Times in seconds, so that any language could read it."""
-
-    uid: str
-    """The Schedule's UID: what tick ids derive from."""
-    name: str
-    """`namespace/name`, for logs and metrics."""
-    task: str
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    queue: str
-    """The queue's real name."""
-    priority: int | None = None
-    expires_seconds: float | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    cron: str | None = None
-    every_seconds: float | None = None
-    solar: Mapping[str, Any] | None = None
-    time_zone: str = "Etc/UTC"
-    suspended: bool = False
-    starting_deadline_seconds: int | None = None
-    catch_up: str = "Last"
-    concurrency_policy: str = "Allow"
-    since: datetime | None = None
-    """No time before this is due: the Schedule's creation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleRuns:
-    """What beat wrote back of one schedule."""
-
-    last_at: datetime | None = None
-    last_task_id: str | None = None
-    next_at: datetime | None = None
-    next_task_id: str | None = None
-    missed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class ScheduleSnapshot:
     """A Schedule and everything that bears on it, at `now`."""
 
@@ -259,8 +221,8 @@ class ScheduleSnapshot:
     schedule: Schedule
     queue: QueueView
     entry: Reading[ScheduleEntry | None]
-    """What stands on the broker now; None when nothing does."""
-    runs: Reading[ScheduleRuns | None]
+    """What stands on the broker now; None when nothing does, or nothing that can be read."""
+    runs: Reading[RunRecord | None]
     beat_running: Reading[bool]
     """Whether a beat holds the election for this broker and namespace."""
     results_kept: bool = True

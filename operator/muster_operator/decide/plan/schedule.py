@@ -4,20 +4,34 @@ There is no finalizer: an entry without a Schedule is removed by `plan_beat`, wh
 see it.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Literal
 
+from muster.core.schedule import succeeding
+from muster.wire.schedule import ScheduleEntry, SolarEntry, encode
 from muster_operator.api.durations import format_duration
-from muster_operator.api.schedule import Run, ScheduleSpec, ScheduleStatus
+from muster_operator.api.schedule import CatchUp, ConcurrencyPolicy, Run, ScheduleSpec, ScheduleStatus
 from muster_operator.api.taskqueue import TaskQueue
 from muster_operator.decide.conditions import schedule as schedule_conditions
 from muster_operator.decide.status import merge_conditions, write
 from muster_operator.model.actions import Action, BrokerAddress, Plan, PutSchedule, RemoveSchedule, SetStatus
 from muster_operator.model.readings import Known
-from muster_operator.model.world import ScheduleEntry, ScheduleSnapshot
+from muster_operator.model.world import ScheduleSnapshot
 
 from .common import warnings
 
 KIND = "Schedule"
+
+_CATCH_UP: Mapping[CatchUp, Literal["None", "Last", "All"]] = {
+    CatchUp.NONE: "None",
+    CatchUp.LAST: "Last",
+    CatchUp.ALL: "All",
+}
+_CONCURRENCY: Mapping[ConcurrencyPolicy, Literal["Allow", "Forbid"]] = {
+    ConcurrencyPolicy.ALLOW: "Allow",
+    ConcurrencyPolicy.FORBID: "Forbid",
+}
 
 
 def plan_schedule(seen: ScheduleSnapshot) -> Plan:
@@ -41,33 +55,40 @@ def wanted_entry(seen: ScheduleSnapshot) -> ScheduleEntry | None:
         return None
     if schedule_conditions.timing_problem(schedule.spec, seen.now) is not None:
         return None
-    return _entry(seen, queue)
+    before = seen.entry.value if isinstance(seen.entry, Known) else None
+    return succeeding(_entry(seen, queue), before, seen.now)
 
 
 def _entry(seen: ScheduleSnapshot, queue: TaskQueue) -> ScheduleEntry:
     metadata, spec = seen.schedule.metadata, seen.schedule.spec
     options, solar = spec.options, spec.solar
+    created_at = metadata.creation_timestamp or seen.now
+    given = {
+        "priority": options.priority,
+        "expires": options.expires.total_seconds() if options.expires is not None else None,
+        "headers": dict(options.headers) or None,
+    }
     return ScheduleEntry(
         uid=metadata.uid,
         name=f"{metadata.namespace}/{metadata.name}",
         task=spec.task,
         args=tuple(spec.args),
-        kwargs=spec.kwargs,
+        kwargs=dict(spec.kwargs),
         queue=queue.queue_name,
-        priority=options.priority,
-        expires_seconds=options.expires.total_seconds() if options.expires is not None else None,
-        headers=options.headers,
+        options={name: value for name, value in given.items() if value is not None},
         cron=spec.schedule,
         every_seconds=spec.every.total_seconds() if spec.every is not None else None,
-        solar={"event": str(solar.event), "latitude": solar.latitude, "longitude": solar.longitude}
+        solar=SolarEntry(event=str(solar.event), latitude=solar.latitude, longitude=solar.longitude)
         if solar is not None
         else None,
         time_zone=spec.time_zone,
         suspended=spec.suspend,
         starting_deadline_seconds=spec.starting_deadline_seconds,
-        catch_up=str(spec.catch_up),
-        concurrency_policy=str(spec.concurrency_policy),
-        since=metadata.creation_timestamp,
+        catch_up=_CATCH_UP[spec.catch_up],
+        concurrency_policy=_CONCURRENCY[spec.concurrency_policy],
+        generation=metadata.generation,
+        created_at=created_at,
+        since=created_at,
     )
 
 
@@ -79,7 +100,8 @@ def _entry_actions(seen: ScheduleSnapshot) -> list[Action]:
     namespace = seen.schedule.metadata.namespace
     broker = BrokerAddress(namespace=namespace, secret=queue.spec.broker.secret_ref.name)
     wanted = wanted_entry(seen)
-    if wanted == seen.entry.value:
+    stands = seen.entry.value
+    if wanted is stands or (wanted and stands and encode(wanted) == encode(stands)):
         return []
     if wanted is None:
         return [RemoveSchedule(broker=broker, uid=seen.schedule.metadata.uid)]
@@ -93,8 +115,8 @@ def _status(seen: ScheduleSnapshot) -> ScheduleStatus:
     last, coming, missed = old.last_run, old.next_run, old.missed
     if isinstance(seen.runs, Known) and seen.runs.value is not None:
         runs = seen.runs.value
-        last = _run(runs.last_at, runs.last_task_id) or last
-        coming = _run(runs.next_at, runs.next_task_id)
+        last = _run(runs.last_at, runs.last_id) or last
+        coming = _run(runs.next_at, runs.next_id)
         missed = runs.missed
     if schedule.spec.suspend:
         coming = None
