@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from muster.app.app import Muster, shared_task
     from muster.app.result import AsyncResult
+    from muster.app.schedules import crontab, schedule, solar
     from muster.app.signature import Signature, chain, maybe_signature, signature
     from muster.app.state import current_app, current_task
     from muster.app.task import Task
@@ -19,11 +20,14 @@ __all__ = [
     "Signature",
     "Task",
     "chain",
+    "crontab",
     "current_app",
     "current_task",
     "maybe_signature",
+    "schedule",
     "shared_task",
     "signature",
+    "solar",
 ]
 
 _HOMES = {
@@ -32,11 +36,14 @@ _HOMES = {
     "Signature": "muster.app.signature",
     "Task": "muster.app.task",
     "chain": "muster.app.signature",
+    "crontab": "muster.app.schedules",
     "current_app": "muster.app.state",
     "current_task": "muster.app.state",
     "maybe_signature": "muster.app.signature",
+    "schedule": "muster.app.schedules",
     "shared_task": "muster.app.app",
     "signature": "muster.app.signature",
+    "solar": "muster.app.schedules",
 }
 
 

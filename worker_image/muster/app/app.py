@@ -357,6 +357,10 @@ class Muster:
             if not options.get("retry", sending.retry):
                 raise
             self._publish_again(publications, {**sending.retry_policy, **(options.get("retry_policy") or {})})
+        self.published(made)
+
+    def published(self, made: Draft) -> None:
+        """Tell receivers of `after_task_publish` that the broker has the message."""
         if signals.after_task_publish.receivers:
             signals.after_task_publish.send(
                 sender=made.headers["task"],

@@ -103,6 +103,11 @@ class Agenda:
         known = self._scheduled.get(uid)
         return None if known is None else known.entry
 
+    def record(self, uid: str) -> RunRecord:
+        """Return what has come of the schedule with that uid, as far as steps were reported."""
+        known = self._scheduled.get(uid)
+        return RunRecord() if known is None else known.record
+
     def put(self, entry: ScheduleEntry, record: RunRecord | None = None) -> RunRecord:
         """Take in a new or changed entry, with what the broker holds of its runs.
 

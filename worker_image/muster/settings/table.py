@@ -111,8 +111,9 @@ TABLE: tuple[Setting, ...] = (
               note="Last runs are kept on the broker, where every beat finds them."),
     _accepted("beat_sync_every", ANY, 0, old="CELERYBEAT_SYNC_EVERY",
               note="They are written with each tick, in one step."),
-    _accepted("beat_cron_starting_deadline", ANY, None, old="CELERYBEAT_CRON_STARTING_DEADLINE",
-              note="A Schedule says startingDeadlineSeconds."),
+    _honoured("beat_cron_starting_deadline", NUMBER, None, old="CELERYBEAT_CRON_STARTING_DEADLINE",
+              note="A due time of a crontab older than this is missed for good. For a `Schedule`: "
+                   "startingDeadlineSeconds."),
     # broker
     _honoured("broker_url", ANY, None, check=usable,
               note="The broker: redis://, rediss:// or sqlite:///."),

@@ -1,11 +1,10 @@
 """The worker's metrics: read from the loop's plain counts when somebody asks, so that a task costs nothing.
 
-Served by `worker.health`. Labels are pool, queue and task, never a pod or a task id.
+Served by `muster.health`. Labels are pool, queue and task, never a pod or a task id.
 """
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -73,10 +72,3 @@ class WorkerCollector(Collector):
             gauge = GaugeMetricFamily(f"muster_worker_{name}", text, labels=["pool"])
             gauge.add_metric([self._pool], value)
             yield gauge
-
-
-def render(collector: WorkerCollector) -> bytes:
-    """Return the text exposition."""
-    registry = CollectorRegistry()
-    registry.register(collector)
-    return generate_latest(registry)

@@ -230,11 +230,11 @@ def _serving_health(options: WorkerOptions, loop: WorkerLoop) -> Iterator[None]:
     if not options.metrics_address:
         yield
         return
-    from muster.worker.health import HealthServer
-    from muster.worker.metrics import WorkerCollector, render
+    from muster.health import HealthServer
+    from muster.worker.metrics import WorkerCollector
 
     collector = WorkerCollector(loop, options.pool_name, options.concurrency)
-    server = HealthServer(options.metrics_address, loop, lambda: render(collector))
+    server = HealthServer(options.metrics_address, loop, collector)
     server.serve_in_background()
     try:
         yield

@@ -1,31 +1,52 @@
-"""Liveness, readiness and metrics over HTTP, for the kubelet and Prometheus.
+"""Liveness, readiness and metrics of a worker or a beat over HTTP, for the kubelet and Prometheus.
 
 `/livez`: the loop comes round. A broker that is away fails no probe of it: a restart would help nobody.
-`/readyz`: the worker consumes. `/metrics`: see `worker.metrics`. Served from a native thread.
+`/readyz`: the broker answers and we are not about to leave. `/metrics`: what the collector has. Served from
+a native thread, which reads plain attributes of the loop and nothing else.
 """
 
 import threading
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
 from muster.errors import ConfigurationError
-from muster.worker.loop import WorkerLoop
 
 STALE_SECONDS: Final = 30.0
 """A loop that has not come round for so long is stuck: it waits for the broker 10 s at most."""
 
 
+class Watched(Protocol):
+    """The loop whose health is served."""
+
+    last_pass: float
+    """When it last came round, by the monotonic clock."""
+    connected: bool
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is about to leave."""
+
+
+def render(collector: Collector) -> bytes:
+    """Return the text exposition."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return generate_latest(registry)
+
+
 def liveness(last_pass_age_seconds: float) -> tuple[int, str]:
     """Return HTTP status and text for the loop's age."""
     if last_pass_age_seconds > STALE_SECONDS:
-        return 503, f"the consumer loop has not come round for {last_pass_age_seconds:.0f} s\n"
+        return 503, f"the loop has not come round for {last_pass_age_seconds:.0f} s\n"
     return 200, "ok\n"
 
 
 def readiness(*, connected: bool, draining: bool) -> tuple[int, str]:
-    """Return HTTP status and text for what the worker does."""
+    """Return HTTP status and text for what it does."""
     if draining:
         return 503, "draining\n"
     return (200, "ok\n") if connected else (503, "the broker cannot be reached\n")
@@ -48,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
                 status, text = readiness(connected=loop.connected, draining=loop.draining)
                 body = text.encode()
             case "/metrics":
-                status, body = 200, self.server.metrics()
+                status, body = 200, render(self.server.collector)
                 kind = "text/plain; version=0.0.4; charset=utf-8"
             case _:
                 status, body = 404, b"here are /livez, /readyz and /metrics\n"
@@ -68,7 +89,7 @@ class HealthServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, address: str, loop: WorkerLoop, metrics: Callable[[], bytes]) -> None:
+    def __init__(self, address: str, loop: Watched, collector: Collector) -> None:
         host, _, port = address.rpartition(":")
         try:
             super().__init__((host.strip("[]"), int(port)), _Handler)
@@ -77,7 +98,7 @@ class HealthServer(ThreadingHTTPServer):
                 f"the metrics address {address!r} cannot be served: {error}; give HOST:PORT or :PORT"
             ) from None
         self.loop = loop
-        self.metrics = metrics
+        self.collector = collector
         self.port: int = self.server_address[1]
 
     def serve_in_background(self) -> None:
