@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-GENERATED := crds docs/reference helm/muster/values.schema.json
+GENERATED := crds docs/reference helm/muster
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -25,6 +25,26 @@ environment: .venv/.installed  ## make the virtual environment .venv with all th
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install python3-venv
 	$(PYTHON) -m venv .venv
 
+# --- a first look: Python and nothing else ---------------------------------------------------------------
+
+.PHONY: demo
+demo: .venv-demo/.installed  ## see it run: three manifests, a task for each of 1,000 files, on this computer
+	@.venv-demo/bin/muster dev examples/quickstart --run 'python examples/quickstart/submit.py'
+
+.venv-demo/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; choose one: make demo PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install python3-venv
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip install -qq --disable-pip-version-check --editable '.[local]'
+	@touch $@
+
+.PHONY: live-view
+live-view: .venv/.installed  ## draw the README's picture of the live view anew, from a real run
+	@mkdir -p docs/images
+	$(BIN)/muster dev examples/quickstart --run 'python examples/quickstart/submit.py' \
+	  --save-picture docs/images/live-view.svg
+
 .PHONY: redis-server
 redis-server:  ## install redis-server if it is missing, as root on Debian
 	@command -v redis-server >/dev/null || tests/install redis-server
@@ -39,9 +59,10 @@ check: static  ## all that needs no server: generate, format, lint, types, layer
 static: generate format lint types layers unchanged  ## what reads the code without running it
 
 .PHONY: generate
-generate: .venv/.installed  ## write what is made of the Python types: CRDs and reference pages
+generate: .venv/.installed  ## write what is made of the Python types: CRDs, reference pages, the chart's values
 	$(BIN)/python -m muster_operator.api.generate
 	$(BIN)/python -m muster.reference
+	$(BIN)/python -m muster_operator.chart.generate
 
 .PHONY: format
 format: .venv/.installed  ## format the code; in CI: complain if it is not
@@ -84,3 +105,11 @@ cluster-down:  ## remove it
 .PHONY: bench
 bench: .venv/.installed redis-server  ## measure Muster beside Celery on the same work, ratios first
 	$(BIN)/python bench/run.py $(BENCH)
+
+.PHONY: images
+images:  ## build the images of worker, operator and examples
+	tests/cluster/images
+
+.PHONY: install
+install: cluster  ## install Muster on the kind cluster, with images built from this checkout
+	tests/cluster/install

@@ -6,7 +6,6 @@ that a broker that does not answer holds up nothing but itself.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,14 +14,17 @@ import msgspec
 
 from muster.errors import BrokerRefused, BrokerUnavailable
 from muster.transports.base import Observer, QueueDepth
-from muster.transports.connect import connect_observer
+from muster.transports.connect import connect_observer, connect_schedules
+from muster.transports.schedules.base import ScheduleStore
 from muster.wire.control import Control
 from muster.wire.control import encode as encode_control
 from muster.wire.report import WorkerReport
 from muster.wire.report import decode as decode_report
 from muster_operator.api.conditions import Reason
+from muster_operator.model.actions import Action, PutSchedule, RemoveSchedule, SendDrain
 from muster_operator.model.readings import Known, Reading, Unknown
 from muster_operator.model.world import BrokerFacts, QueueReading, WorkerView
+from muster_operator.ports import BrokerView, ScopeView
 
 EVERY_SECONDS: Final = 0.25
 START_SECONDS: Final = 2.0
@@ -30,17 +32,6 @@ START_SECONDS: Final = 2.0
 REPORTS_SECONDS: Final = 60.0
 
 _TYPES: Final = {"sqlite": "SQLite"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class BrokerView:
-    """What was read last."""
-
-    facts: Reading[BrokerFacts]
-    queues: Mapping[str, Reading[QueueReading]] = field(default_factory=dict)
-    """By the queues' names on the broker."""
-    reports: Mapping[str, Reading[WorkerView]] = field(default_factory=dict)
-    """By worker."""
 
 
 class Broker:
@@ -52,41 +43,65 @@ class Broker:
         *,
         queues: Mapping[str, str],
         pools: Sequence[str],
+        scope: str,
         clock: Callable[[], datetime],
     ) -> None:
-        """`queues`: name → place of its dead letters. `pools`: `namespace/name` of those that report."""
+        """`queues`: name → place of its dead letters. `pools`: `namespace/name` of those that report.
+
+        `scope` is the set of schedules, a namespace.
+        """
         self._type = _TYPES.get(urlsplit(url).scheme, "Redis")
         self._queues = tuple(queues)
         self._pools = tuple(pools)
         self._clock = clock
-        self._reader = connect_observer(url, {}, queues)
-        self._sender = connect_observer(url, {}, queues)
+        self._scope = scope
+        self._observer, self._schedules = (
+            connect_observer(url, {}, queues),
+            connect_schedules(url, scope=scope),
+        )
+        self._sender, self._writer = connect_observer(url, {}, queues), connect_schedules(url, scope=scope)
         unread = Unknown(reason=Reason.NOT_OBSERVED_YET, at=clock(), message="it has not been read yet")
-        self.view = BrokerView(facts=unread, queues=dict.fromkeys(self._queues, unread))
+        self.view = BrokerView(
+            facts=unread, queues=dict.fromkeys(self._queues, unread), scopes={scope: unread}
+        )
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._thread.start()
 
-    def send_drain(self, worker: str) -> None:
-        """Tell a worker to drain. Raises BrokerUnavailable."""
-        self._sender.send(worker, encode_control(Control(method="drain")))
+    def carry_out(self, action: Action) -> None:
+        """Do one action that concerns this broker; no other is looked at. Raises BrokerUnavailable."""
+        match action:
+            case SendDrain(worker=worker):
+                self._sender.send(worker, encode_control(Control(method="drain")))
+            case PutSchedule(entry=entry):
+                self._writer.put([entry])
+            case RemoveSchedule(uid=uid):
+                self._writer.remove([uid])
 
     def close(self) -> None:
         """Read no more."""
         self._stopped.set()
         self._thread.join(2 * EVERY_SECONDS)
         self._sender.close()
+        self._writer.close()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self.view = self._read(self._reader)
+            self.view = self._read(self._observer, self._schedules)
             self._stopped.wait(EVERY_SECONDS)
-        self._reader.close()
+        self._observer.close()
+        self._schedules.close()
 
-    def _read(self, observer: Observer) -> BrokerView:
+    def _read(self, observer: Observer, schedules: ScheduleStore) -> BrokerView:
         now = self._clock()
         try:
             depths = observer.depths(self._queues, horizon_seconds=START_SECONDS)
+            entries = schedules.entries()
+            scope = ScopeView(
+                entries=entries,
+                runs=schedules.runs(list(entries)),
+                beat_running=schedules.leader() is not None,
+            )
             reports = [
                 report
                 for pool in self._pools
@@ -98,6 +113,7 @@ class Broker:
             facts=Known(value=BrokerFacts(type=self._type), at=now),
             queues={name: Known(value=_reading(depth), at=now) for name, depth in depths.items()},
             reports=dict(_heard(age, report, now) for age, report in reports),
+            scopes={self._scope: Known(value=scope, at=now)},
         )
 
     def _unknown(self, error: BrokerUnavailable, now: datetime) -> BrokerView:

@@ -73,7 +73,7 @@ def dev(
         terminal = OnTerminal(console) if console.is_terminal and not plain else None
         album = Album(terminal or Plain())
         for note in declared.notes:
-            album.line(note)
+            album.event(note, _now())
         session = Session(declared, wishes, home=home.folder, keeper=keeper, show=album, clock=_now)
         try:
             code = session.run()

@@ -1,7 +1,8 @@
 """From one Picture to the next: the plain lines that tell what is new. For logs, CI and pipes.
 
-`dev.session` calls it on every pass where there is no terminal. What matters (sizes, troubles) is told at
-once, figures that move all the time once in `FIGURES_EVERY` and only when they have changed.
+`dev.terminal` calls it on every pass where there is no terminal. Sizes are told at once, figures that move
+all the time once in `FIGURES_EVERY` and only when they have changed. Troubles are events, which the session
+tells.
 """
 
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from .picture import Picture, PoolRow, QueueRow, ScheduleRow, age, number, slots, why
+from .picture import Picture, PoolRow, QueueRow, ScheduleRow, age, clock, number, slots, why
 
 FIGURES_EVERY: Final = timedelta(seconds=2)
 
@@ -21,7 +22,6 @@ class Told:
     queues: dict[str, QueueRow] = field(default_factory=dict)
     pools: dict[str, PoolRow] = field(default_factory=dict)
     schedules: dict[str, ScheduleRow] = field(default_factory=dict)
-    troubles: frozenset[str] = frozenset()
     draining: bool = False
     figures_at: datetime | None = None
 
@@ -32,7 +32,6 @@ def news(told: Told, picture: Picture) -> tuple[list[str], Told]:
     due = told.figures_at is None or picture.now >= told.figures_at + FIGURES_EVERY
     if picture.draining and not told.draining:
         lines.append("draining: running tasks finish, then the workers leave")
-    lines += [f"trouble: {each}" for each in picture.troubles if each not in told.troubles]
     pools, schedules, queues = dict(told.pools), dict(told.schedules), dict(told.queues)
     for pool in picture.pools:
         lines += _pool(pools.get(pool.name), pool, figures=due)
@@ -45,12 +44,10 @@ def news(told: Told, picture: Picture) -> tuple[list[str], Told]:
         for schedule in picture.schedules:
             lines += _schedule(schedules.get(schedule.name), schedule)
             schedules[schedule.name] = schedule
-    stamped = [f"{picture.now.astimezone():%H:%M:%S} {line}" for line in lines]
-    return stamped, Told(
+    return lines, Told(
         queues=queues,
         pools=pools,
         schedules=schedules,
-        troubles=frozenset(picture.troubles),
         draining=picture.draining,
         figures_at=picture.now if due else told.figures_at,
     )
@@ -94,4 +91,4 @@ def _schedule(before: ScheduleRow | None, row: ScheduleRow) -> Iterable[str]:
     if row.problem and (before is None or before.problem != row.problem):
         yield f"schedule {row.name}: {row.problem}"
     if row.last_at is not None and (before is None or before.last_at != row.last_at):
-        yield f"schedule {row.name} ({row.timing}): ran for {row.last_at.astimezone():%H:%M:%S}"
+        yield f"schedule {row.name} ({row.timing}): ran for {clock(row.last_at)}"

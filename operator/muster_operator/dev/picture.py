@@ -95,8 +95,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "LoadRose": "load rose",
     "LoadFell": "load fell",
     "Floor": "a floor holds",
-    "Minimum": "the minimum",
-    "Maximum": "the maximum",
+    "Minimum": "to the minimum",
+    "Maximum": "to the maximum",
     "ScaleUpLimited": "scaleUp allows no more",
     "ScaleDownLimited": "scaleDown lets no more go",
     "LoadUnknown": "the load is unknown",
@@ -148,6 +148,11 @@ def ahead(moment: datetime | None, now: datetime) -> str:
         return "-"
     left = (moment - now) / timedelta(seconds=1)
     return "now" if left <= 0 else f"in {age(-(-left // 1))}"
+
+
+def clock(moment: datetime) -> str:
+    """Return the time of day here."""
+    return f"{moment.astimezone():%H:%M:%S}"
 
 
 def slots(row: PoolRow) -> str:

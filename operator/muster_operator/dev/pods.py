@@ -32,6 +32,8 @@ from .processes import Keeper, Process, ended_how, last_line
 
 FIRST_RESTART: Final = timedelta(seconds=0.5)
 LAST_RESTART: Final = timedelta(seconds=30)
+DEFAULT_GRACE_SECONDS: Final = 30
+"""Kubernetes' own."""
 HEALTHY_AFTER: Final = timedelta(seconds=60)
 """A process that ran for so long has left earlier failures behind."""
 
@@ -56,6 +58,8 @@ class _Pod:
     pool: Key | None
     """None: it is beat's."""
     created_at: datetime
+    grace: timedelta
+    """Between SIGTERM and SIGKILL."""
     log: Path
     annotations: dict[str, str] = field(default_factory=dict)
     process: Process | None = None
@@ -261,13 +265,16 @@ class Pods:
     def _new_pod(self, deployment: Key, now: datetime) -> _Pod:
         number = self._numbers[deployment] = self._numbers.get(deployment, 0) + 1
         name = f"{deployment[1]}-{number}"
-        labels = self._deployments[deployment].labels
+        labels, template = self._deployments[deployment].labels, self._deployments[deployment].pod
         pod = _Pod(
             name=name,
             uid=str(uuid.uuid4()),
             deployment=deployment,
             pool=(deployment[0], labels[LABEL_POOL]) if labels.get(LABEL_ROLE) == ROLE_WORKER else None,
             created_at=now,
+            grace=timedelta(
+                seconds=int(template.get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS))
+            ),
             log=self._logs / f"{name}.log",
         )
         self._pods[deployment[0], name] = pod
@@ -310,9 +317,7 @@ class Pods:
     def _let_go(self, pod: _Pod, now: datetime) -> None:
         if pod.kill_at is not None:
             return
-        deployment = self._deployments.get(pod.deployment)
-        grace = int(deployment.pod.get("terminationGracePeriodSeconds", 30)) if deployment else 30
-        pod.kill_at = now + timedelta(seconds=grace)
+        pod.kill_at = now + pod.grace
         if pod.process is not None:
             pod.process.terminate()
 

@@ -32,7 +32,8 @@ class Probe:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._stopped = threading.Event()
-        threading.Thread(target=self._run, name=f"probe {address}", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=f"probe {address}", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Look no more; what was seen stays, but for the readiness."""

@@ -22,15 +22,27 @@ from muster.errors import BrokerUnavailable, ConfigurationError
 from muster.settings.urls import mask
 from muster_operator.api.conditions import ConditionStatus, ConditionType, Reason, find_condition
 from muster_operator.api.names import content_hash
+from muster_operator.api.schedule import Schedule
 from muster_operator.api.taskqueue import TaskQueue
 from muster_operator.api.workerpool import WorkerPool
 from muster_operator.decide.conditions.workerpool import declared_problem, taking_tasks
 from muster_operator.decide.drain import is_active, is_leaving
 from muster_operator.decide.load import fresh_reports
-from muster_operator.decide.plan import plan_beat, plan_task_queue, plan_worker_pool
+from muster_operator.decide.plan import plan_beat, plan_schedule, plan_task_queue, plan_worker_pool
 from muster_operator.decide.plan.schedule import timing_line
 from muster_operator.desired.beat import beat_name
-from muster_operator.model.actions import Action, Apply, Delete, MarkPod, Plan, Scale, SendDrain, SetStatus
+from muster_operator.model.actions import (
+    Action,
+    Apply,
+    Delete,
+    MarkPod,
+    Plan,
+    PutSchedule,
+    RemoveSchedule,
+    Scale,
+    SendDrain,
+    SetStatus,
+)
 from muster_operator.model.history import History, RuntimeEstimate
 from muster_operator.model.readings import Known, Reading, Unknown
 from muster_operator.model.world import (
@@ -39,11 +51,13 @@ from muster_operator.model.world import (
     QueueReading,
     QueueSnapshot,
     QueueView,
+    ScheduleSnapshot,
     SecretView,
     Snapshot,
 )
+from muster_operator.ports import BrokerView, ScopeView
 
-from .brokers import Broker, BrokerView
+from .brokers import Broker
 from .manifests import Declared, Key
 from .picture import Picture, PoolRow, QueueRow, ScheduleRow, rate_per_second
 from .pods import Pods
@@ -63,8 +77,11 @@ class Show(Protocol):
     def picture(self, picture: Picture) -> None:
         """Show how things are."""
 
+    def event(self, text: str, at: datetime) -> None:
+        """Tell what has happened."""
+
     def line(self, text: str) -> None:
-        """Say something once."""
+        """Pass on a line of the command that runs beside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +182,7 @@ class Session:
         self._pods.sync(now)
         for event in self._pods.take_events():
             self.failed = True
-            self._show.line(event)
+            self._show.event(event, now)
         self._show.picture(self._picture(now))
 
     def _listen(self) -> None:
@@ -183,8 +200,6 @@ class Session:
                 return
             else:
                 self._end(self._clock())
-                if self._command is not None:
-                    self._command.terminate()
                 return
 
     @contextmanager
@@ -226,7 +241,8 @@ class Session:
     def _end(self, now: datetime) -> None:
         """Begin to leave: no more ticks, and every pool goes to zero as one that is paused."""
         self._ending_since = now
-        self._schedules = {}
+        if self._command is not None:
+            self._command.terminate()
         self._pools = {
             key: replace(pool, spec=replace(pool.spec, paused=True)) for key, pool in self._pools.items()
         }
@@ -302,6 +318,7 @@ class Session:
                     for key, pool in self._pools.items()
                     if key[0] == namespace and {each.metadata.name for each in there} & set(pool.spec.queues)
                 ],
+                scope=namespace,
                 clock=self._clock,
             )
         return brokers
@@ -331,8 +348,11 @@ class Session:
             plan = plan_worker_pool(self._snapshot(pool, views, now))
             self._memory[key].history, self._memory[key].runtime = plan.history, plan.runtime
             yield plan
+        if self._ending_since is None:
+            for schedule in list(self._schedules.values()):
+                yield plan_schedule(self._schedule_snapshot(schedule, views, now))
         for namespace, secret in views:
-            yield plan_beat(self._beat_snapshot(namespace, secret, now))
+            yield plan_beat(self._beat_snapshot(namespace, secret, views, now))
 
     def _snapshot(self, pool: WorkerPool, views: Mapping[Key, BrokerView], now: datetime) -> Snapshot:
         key = pool.metadata.namespace, pool.metadata.name
@@ -388,14 +408,53 @@ class Session:
             reading=views[namespace, secret].queues[task_queue.queue_name],
         )
 
-    def _beat_snapshot(self, namespace: str, secret: str, now: datetime) -> BeatSnapshot:
+    def _schedule_snapshot(
+        self, schedule: Schedule, views: Mapping[Key, BrokerView], now: datetime
+    ) -> ScheduleSnapshot:
+        metadata = schedule.metadata
+        queue = self._queue_view(metadata.namespace, schedule.spec.queue, views, now)
+        assert queue.task_queue is not None  # `_check` has seen to it
+        secret = queue.task_queue.spec.broker.secret_ref.name
+        scope: Reading[ScopeView] = views[metadata.namespace, secret].scopes[metadata.namespace]
+        if isinstance(scope, Unknown):
+            return ScheduleSnapshot(
+                now=now, schedule=schedule, queue=queue, entry=scope, runs=scope, beat_running=scope
+            )
+        value, at = scope.value, scope.at
+        return ScheduleSnapshot(
+            now=now,
+            schedule=schedule,
+            queue=queue,
+            entry=Known(value=value.entries.get(metadata.uid), at=at),
+            runs=Known(value=value.runs.get(metadata.uid), at=at),
+            beat_running=Known(value=value.beat_running, at=at),
+            results_kept=any(
+                pool.spec.results is not None and schedule.spec.queue in pool.spec.queues
+                for key, pool in self._pools.items()
+                if key[0] == metadata.namespace
+            ),
+        )
+
+    def _beat_snapshot(
+        self, namespace: str, secret: str, views: Mapping[Key, BrokerView], now: datetime
+    ) -> BeatSnapshot:
         schedules = tuple(
             each
             for key, each in self._schedules.items()
-            if key[0] == namespace
+            if self._ending_since is None
+            and key[0] == namespace
             and self._queues[namespace, each.spec.queue].spec.broker.secret_ref.name == secret
         )
         name = beat_name(secret)
+        scope = views[namespace, secret].scopes[namespace]
+        entries: Reading[Mapping[str, str]] = (
+            scope
+            if isinstance(scope, Unknown)
+            else Known(
+                value={uid: entry.name if entry else "" for uid, entry in scope.value.entries.items()},
+                at=scope.at,
+            )
+        )
         return BeatSnapshot(
             now=now,
             namespace=namespace,
@@ -403,7 +462,7 @@ class Session:
             secret_name=secret,
             schedules=schedules,
             task_queues=tuple(self._queues[namespace, each.spec.queue] for each in schedules),
-            entries=_unread(now),
+            entries=entries,
             deployment=next((each for each in self._pods.deployments(namespace) if each.name == name), None),
             image="muster",
         )
@@ -439,8 +498,8 @@ class Session:
                 self._pods.scale((action.namespace, action.deployment), action.replicas)
             case MarkPod():
                 self._pods.mark((action.namespace, action.pod), action.uid, action.annotations)
-            case SendDrain():
-                self._brokers[action.broker.namespace, action.broker.secret].send_drain(action.worker)
+            case SendDrain() | PutSchedule() | RemoveSchedule():
+                self._brokers[action.broker.namespace, action.broker.secret].carry_out(action)
             case Delete(kind="Pod"):
                 self._pods.delete_pod((action.namespace, action.name), action.uid, now)
             case Delete(kind="Deployment"):
@@ -453,6 +512,8 @@ class Session:
         if action.kind == "WorkerPool":
             self._pools[key] = replace(self._pools[key], status=action.status)  # type: ignore[arg-type]
             self._memory[key].status_written_at = now
+        elif action.kind == "Schedule":
+            self._schedules[key] = replace(self._schedules[key], status=action.status)  # type: ignore[arg-type]
         elif action.kind == "TaskQueue":
             self._queues[key] = replace(self._queues[key], status=action.status)  # type: ignore[arg-type]
 
@@ -467,14 +528,7 @@ class Session:
             broker=self._places(),
             queues=tuple(self._queue_row(each, views) for each in self._queues.values()),
             pools=tuple(self._pool_row(key, pool, views, now) for key, pool in self._pools.items()),
-            schedules=tuple(
-                ScheduleRow(
-                    name=each.metadata.name,
-                    timing=timing_line(each.spec) or "",
-                    suspended=each.spec.suspend,
-                )
-                for each in self._schedules.values()
-            ),
+            schedules=tuple(self._schedule_row(each, views, now) for each in self._schedules.values()),
             troubles=self._pods.troubles(),
             draining=self._ending_since is not None,
         )
@@ -502,6 +556,23 @@ class Session:
             dead=value.dead,
             oldest_seconds=value.oldest_age_seconds,
             problem=problem,
+        )
+
+    def _schedule_row(
+        self, schedule: Schedule, views: Mapping[Key, BrokerView], now: datetime
+    ) -> ScheduleRow:
+        runs = self._schedule_snapshot(schedule, views, now).runs
+        record = runs.value if isinstance(runs, Known) else None
+        state = find_condition(schedule.status.conditions, ConditionType.READY)
+        broken = state is not None and state.status is ConditionStatus.FALSE
+        starting = state is not None and state.reason == Reason.BEAT_NOT_RUNNING
+        return ScheduleRow(
+            name=schedule.metadata.name,
+            timing=timing_line(schedule.spec) or "",
+            last_at=record.last_at if record else None,
+            next_at=record.next_at if record and self._ending_since is None else None,
+            suspended=schedule.spec.suspend,
+            problem=state.message if state is not None and broken and not starting else "",
         )
 
     def _pool_row(

@@ -4,6 +4,7 @@
 """
 
 import io
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from .lines import Told, news
-from .picture import Picture
+from .picture import Picture, clock
 from .session import Show
 from .view import draw
 
@@ -30,7 +31,11 @@ class Plain:
         """Print what is new."""
         lines, self._told = news(self._told, picture)
         for line in lines:
-            self.line(line)
+            self.event(line, picture.now)
+
+    def event(self, text: str, at: datetime) -> None:
+        """Print it with its time."""
+        click.echo(f"{clock(at)} {text}")
 
     def line(self, text: str) -> None:
         """Print the line."""
@@ -49,6 +54,10 @@ class OnTerminal:
         if not self._live.is_started:
             self._live.start()
         self._live.update(draw(picture, self._console.width), refresh=True)
+
+    def event(self, text: str, at: datetime) -> None:
+        """Print it above the view, with its time."""
+        self._console.print(Text.assemble((f"{clock(at)} ", "dim"), (text, "yellow")))
 
     def line(self, text: str) -> None:
         """Print the line above the view."""
@@ -76,6 +85,10 @@ class Album:
         )
         if self._best is None or rank >= self._best[0]:
             self._best = rank, picture
+
+    def event(self, text: str, at: datetime) -> None:
+        """Pass it on."""
+        self._show.event(text, at)
 
     def line(self, text: str) -> None:
         """Pass it on."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
@@ -16,19 +17,25 @@ from .picture import Picture, PoolRow, QueueRow, ScheduleRow, age, ago, ahead, n
 WIDE = 100
 """From so many columns on everything is shown."""
 NARROW = 72
+"""Below, what is of least use is left out."""
+WIDEST = 120
+"""What is wider makes figures hard to follow along their row."""
 
 
 def draw(picture: Picture, width: int) -> RenderableType:
     """Return what to show on a terminal of `width` columns."""
+    width = min(width, WIDEST)
     parts: list[RenderableType] = [_head(picture, width)]
     if picture.queues:
-        parts.append(_queues(picture.queues, width))
+        parts += ["", _queues(picture.queues, width)]
     if picture.pools:
-        parts.append(_pools(picture, width))
+        parts += ["", _pools(picture, width)]
     if picture.schedules:
-        parts.append(_schedules(picture, width))
-    parts += [Text(f"! {each}", style="bold red", overflow="fold") for each in picture.troubles]
-    return Group(*parts)
+        parts += ["", _schedules(picture, width)]
+    if picture.troubles:
+        parts.append("")
+        parts += [Text(f"! {each}", style="bold red", overflow="fold") for each in picture.troubles]
+    return Constrain(Group(*parts), width)
 
 
 def _head(picture: Picture, width: int) -> RenderableType:
