@@ -177,6 +177,18 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
     """Identifies the message that entered last, for tracking ages; empty when none is ready."""
 
 
+class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a broker says of itself."""
+
+    type: str
+    """`Redis` or `SQLite`."""
+    version: str = ""
+    eviction_policy: str = ""
+    """Redis' maxmemory-policy; empty where there is none."""
+    max_memory_bytes: int = 0
+    """Redis' maxmemory; 0: no limit."""
+
+
 class Observer(Protocol):
     """Reads a broker for the operator, `muster dev` and people; sends control messages."""
 
@@ -188,6 +200,12 @@ class Observer(Protocol):
 
     def send(self, worker: str, control: bytes) -> None:
         """Put a control message into a worker's mailbox."""
+
+    def server(self) -> ServerFacts:
+        """Return what the broker says of itself."""
+
+    def remove_queue(self, queue: str, dead_letter: str) -> bool:
+        """Remove a queue and its dead-letter place if both are empty. Returns whether they were."""
 
     def extra_runs(self) -> dict[tuple[str, str, str], int]:
         """Return how many starts beyond the first each (queue, task, cause) has seen."""

@@ -24,6 +24,7 @@ from muster.core.effects import Publication, StoredResult
 from muster.transports.base import (
     Delivery,
     QueueDepth,
+    ServerFacts,
     Settlement,
     Start,
     Tick,
@@ -443,6 +444,16 @@ class MemoryObserver:
         """Put a control message into a worker's mailbox."""
         with self._broker._lock:
             self._broker._mailboxes.setdefault(worker, []).append(control)
+
+    def server(self) -> ServerFacts:
+        """Return that it is this process' memory."""
+        return ServerFacts(type="Memory")
+
+    def remove_queue(self, queue: str, dead_letter: str) -> bool:
+        """Return whether nothing of either is left: an empty queue takes no place."""
+        depth = self.depths([queue], horizon_seconds=0)[queue]
+        held = depth.ready or depth.claimed or depth.running or depth.waiting
+        return not (held or self._broker.dead(dead_letter))
 
     def extra_runs(self) -> dict[tuple[str, str, str], int]:
         """Return the starts beyond the first by (queue, task, cause)."""

@@ -24,7 +24,7 @@ from redis.retry import Retry
 
 from muster.core.effects import Publication
 from muster.errors import BrokerRefused, BrokerUnavailable
-from muster.transports.base import Delivery, QueueDepth, Settlement, Tick, Ticked, Turn, Turned
+from muster.transports.base import Delivery, QueueDepth, ServerFacts, Settlement, Tick, Ticked, Turn, Turned
 from muster.wire.errors import MalformedMessage
 from muster.wire.keys import PRIORITY_STEPS, RedisKeys, priority_step
 from muster.wire.lua import fragment
@@ -459,6 +459,23 @@ class RedisObserver:
         """Tell every worker, at its next tick, that these tasks shall not run; kept for a week."""
         with outage(self._server.place):
             self._server.client.eval(_REVOKE, 1, self._server.keys.revoked, *task_ids)
+
+    def server(self) -> ServerFacts:
+        """Return version and memory policy; INFO tells both, and unlike CONFIG it is seldom forbidden."""
+        with outage(self._server.place):
+            server: Any = self._server.client.info("server")
+            memory: Any = self._server.client.info("memory")
+        return ServerFacts(
+            type="Redis",
+            version=str(server.get("redis_version", "")),
+            eviction_policy=str(memory.get("maxmemory_policy", "")),
+            max_memory_bytes=int(memory.get("maxmemory", 0)),
+        )
+
+    def remove_queue(self, queue: str, dead_letter: str) -> bool:
+        """Remove a queue and its dead letters, in one step, if nothing of either is left."""
+        with outage(self._server.place):
+            return bool(self._server.run("remove_queue", (queue, dead_letter)))
 
     def extra_runs(self) -> dict[tuple[str, str, str], int]:
         """Return the starts beyond the first by (queue, task, cause)."""

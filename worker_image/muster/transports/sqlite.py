@@ -22,6 +22,7 @@ from muster.errors import BrokerUnavailable
 from muster.transports.base import (
     Delivery,
     QueueDepth,
+    ServerFacts,
     Settlement,
     Start,
     Tick,
@@ -455,6 +456,20 @@ class SQLiteObserver:
             connection.executemany(
                 "INSERT OR REPLACE INTO revoked (task_id, at) VALUES (?, ?)", ((one, now) for one in task_ids)
             )
+
+    def server(self) -> ServerFacts:
+        """Return that it is a file, and SQLite's version."""
+        return ServerFacts(type="SQLite", version=sqlite3.sqlite_version)
+
+    def remove_queue(self, queue: str, dead_letter: str) -> bool:
+        """Return whether nothing of either is left: a queue without messages takes no place in the file."""
+        with self._database.reading() as connection:
+            [held] = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM messages WHERE queue = ?)"
+                " OR EXISTS (SELECT 1 FROM dead_letters WHERE place = ?)",
+                (queue, dead_letter),
+            ).fetchone()
+        return not held
 
     def extra_runs(self) -> dict[tuple[str, str, str], int]:
         """Return the starts beyond the first by (queue, task, cause)."""

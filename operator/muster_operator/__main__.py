@@ -1,0 +1,47 @@
+"""`python -m muster_operator`: the operator's process, told by options or the environment."""
+
+import logging
+import sys
+
+import click
+
+from muster.cli.logs import configure
+from muster_operator.adapters.connection import NoCluster, connection
+from muster_operator.loop.run import Options, run
+
+
+@click.command(context_settings={"auto_envvar_prefix": "MUSTER_OPERATOR"})
+@click.option("--namespaces", default="", help="Namespaces to see to, with commas between; none: all.")
+@click.option("--metrics-address", default=":9540", help="Where /metrics, /livez and /readyz are served.")
+@click.option("--worker-image", default="muster-worker", help="The engine's image, which beat runs from.")
+@click.option("--lease-namespace", default="", help="Where the Lease stands; none: the operator's own.")
+@click.option("--identity", default="", help="Names this operator in the Lease; none: by host and process.")
+@click.option("--log-level", default="INFO", help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+@click.option("--log-format", default="text", type=click.Choice(["text", "json"]), help="Form of log lines.")
+def main(
+    namespaces: str,
+    metrics_address: str,
+    worker_image: str,
+    lease_namespace: str,
+    identity: str,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Turn TaskQueues, WorkerPools and Schedules into running workers, until told to stop."""
+    configure(log_level, log_format)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    options = Options(
+        namespaces=tuple(name for part in namespaces.split(",") if (name := part.strip())),
+        metrics_address=metrics_address,
+        image=worker_image,
+        lease_namespace=lease_namespace,
+        identity=identity,
+    )
+    try:
+        run(options, connection())
+    except NoCluster as error:
+        click.echo(f"muster-operator: {error}", err=True)
+        sys.exit(2)
+
+
+main()

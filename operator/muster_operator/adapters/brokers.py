@@ -1,0 +1,470 @@
+"""Brokers: one poller thread for each, however many queues and pools use it.
+
+The loop says what shall be read (`ports.Demand`) and takes the latest view; a broker that does not answer
+holds up nothing but itself. Readings are Known or Unknown with the reason, never a guess. URLs and passwords
+stay in here.
+"""
+
+import asyncio
+import base64
+import hashlib
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from muster.settings.urls import parse_broker_url, with_ca_file
+from muster.transports.base import Observer, QueueDepth
+from muster.transports.connect import connect_observer, connect_schedules
+from muster.wire.control import Control
+from muster.wire.control import encode as encode_control
+from muster.wire.report import WorkerReport
+from muster.wire.report import decode as decode_report
+from muster_operator.api.conditions import Reason
+from muster_operator.errors import ClusterUnavailable, OperatorError
+from muster_operator.model.actions import Action, PutSchedule, RemoveQueue, RemoveSchedule, SendDrain
+from muster_operator.model.readings import Known, Reading, Unknown
+from muster_operator.model.world import BrokerFacts, QueueReading, SecretView, WorkerView
+from muster_operator.ports import BrokerView, Demand, ScopeView
+
+from .cluster import ClusterClient
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 1.0
+SLOWEST_POLL_SECONDS: Final = 15.0
+"""How long a broker that does not answer is left alone at most."""
+START_SECONDS: Final = 10.0
+"""How long a pod needs to start: an ETA within it counts as load."""
+REPORTS_SECONDS: Final = 60.0
+FACTS_EVERY: Final = 30
+"""Polls between two looks at the server's own facts."""
+SECRET_EVERY: Final = timedelta(seconds=30)
+
+SecretKey = tuple[str, str]
+"""(namespace, name)"""
+
+
+def queue_reading(depth: QueueDepth) -> QueueReading:
+    """Return the engine's figures as the decisions know them."""
+    return QueueReading(
+        ready=depth.ready,
+        claimed=depth.claimed,
+        running=depth.running,
+        expired=depth.expired,
+        due=depth.due,
+        waiting=depth.waiting,
+        dead=depth.dead,
+    )
+
+
+def worker_view(report: WorkerReport, at: datetime) -> WorkerView:
+    """Return a report as the decisions know it. `at` is when it was made; its ages count from there."""
+    runs = report.tasks.values()
+    started = report.oldest_start_age_seconds
+    return WorkerView(
+        slots=report.slots,
+        busy=report.busy,
+        claimed=report.claimed,
+        oldest_start_at=None if started is None else at - timedelta(seconds=started),
+        draining=report.draining,
+        drained=report.drained,
+        ready=report.ready,
+        runs=sum(each.succeeded + each.failed + each.retried for each in runs),
+        runtime_seconds=sum(each.runtime_seconds for each in runs),
+        settings=report.settings,
+    )
+
+
+def heard(age_seconds: float, data: bytes, now: datetime) -> tuple[str, Reading[WorkerView]] | None:
+    """Return (worker, reading) of a report; None for one that cannot be read, which says nothing of whom."""
+    at = now - timedelta(seconds=age_seconds)
+    try:
+        report = decode_report(data)
+    except msgspec.DecodeError as error:
+        logger.warning("a worker's report cannot be read and is left out: %s", error)
+        return None
+    return report.worker, Known(value=worker_view(report, at), at=at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Secret:
+    """What a Secret says, and the URL that only this module sees."""
+
+    view: Reading[SecretView]
+    url: str = ""
+    read_at: datetime
+
+
+class _Poller:
+    """Reads one broker from a thread of its own."""
+
+    def __init__(
+        self, url: str, name: str, clock: Callable[[], datetime], changed: Callable[[], None]
+    ) -> None:
+        self.url = url
+        self.demand = Demand()
+        self._clock = clock
+        self._changed = changed
+        unread = Unknown(reason=Reason.NOT_OBSERVED_YET, at=clock(), message="it has not been read yet")
+        self.view = BrokerView(facts=unread)
+        self._wake = threading.Event()
+        self._stopped = False
+        self._failures = 0
+        self._polls = 0
+        self._thread = threading.Thread(target=self._run, name=f"broker {name}", daemon=True)
+        self._thread.start()
+
+    def ask(self, demand: Demand) -> None:
+        """Read this from now on, at once when it is more than before."""
+        if demand != self.demand:
+            self.demand = demand
+            self._wake.set()
+
+    def stop(self) -> None:
+        """Read no more; the thread ends after what it is at."""
+        self._stopped = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        observer: Observer | None = None
+        places: Mapping[str, str] = {}
+        while not self._stopped:
+            demand = self.demand
+            wanted = {ask.queue: ask.dead_letter for ask in demand.queues}
+            now = self._clock()
+            try:
+                if observer is None or places != wanted:
+                    if observer is not None:
+                        observer.close()
+                    places = wanted
+                    observer = connect_observer(self.url, {}, places)
+                view = self._read(observer, demand, now)
+                self._failures = 0
+            except (BrokerUnavailable, ConfigurationError) as error:
+                self._failures += 1
+                view = self._unknown(error, now)
+            before, self.view = self.view, view
+            if _differs(before, view):
+                self._changed()
+            if self.demand == demand:
+                self._wake.clear()
+            self._wake.wait(min(SLOWEST_POLL_SECONDS, POLL_SECONDS * 2 ** min(self._failures, 5)))
+        if observer is not None:
+            observer.close()
+
+    def _read(self, observer: Observer, demand: Demand, now: datetime) -> BrokerView:
+        facts = self.view.facts
+        extra_runs = self.view.extra_runs
+        if not isinstance(facts, Known) or self._polls % FACTS_EVERY == 0:
+            server = observer.server()
+            facts = Known(
+                value=BrokerFacts(
+                    type=server.type,
+                    version=server.version,
+                    eviction_policy=server.eviction_policy,
+                    max_memory_bytes=server.max_memory_bytes,
+                ),
+                at=now,
+            )
+        if self._polls % 5 == 0:
+            extra_runs = observer.extra_runs()
+        self._polls += 1
+        names = [ask.queue for ask in demand.queues]
+        depths = observer.depths(names, horizon_seconds=START_SECONDS) if names else {}
+        reports: dict[str, Reading[WorkerView]] = {}
+        for pool in demand.pools:
+            for age, data in observer.reports(pool, max_age_seconds=REPORTS_SECONDS):
+                found = heard(age, data, now)
+                if found is not None:
+                    reports[found[0]] = found[1]
+        scopes: dict[str, Reading[ScopeView]] = {}
+        for scope in demand.scopes:
+            scopes[scope] = Known(value=self._read_scope(scope), at=now)
+        return BrokerView(
+            facts=facts,
+            queues={name: Known(value=queue_reading(depth), at=now) for name, depth in depths.items()},
+            reports=reports,
+            scopes=scopes,
+            extra_runs=extra_runs,
+        )
+
+    def _read_scope(self, scope: str) -> ScopeView:
+        store = connect_schedules(self.url, scope=scope)
+        try:
+            entries = store.entries()
+            return ScopeView(
+                entries=entries,
+                runs=store.runs(list(entries)) if entries else {},
+                beat_running=store.leader() is not None,
+            )
+        finally:
+            store.close()
+
+    def _unknown(self, error: Exception, now: datetime) -> BrokerView:
+        """Return what is left when it cannot be read: an Unknown since the first failure in a row."""
+        before = self.view
+        since = now
+        if isinstance(before.facts, Unknown) and before.facts.reason != Reason.NOT_OBSERVED_YET:
+            since = before.facts.at
+        if isinstance(error, BrokerRefused):
+            reason = Reason.AUTH_FAILED
+        elif isinstance(error, ConfigurationError):
+            reason = Reason.BROKER_NOT_SUPPORTED
+        else:
+            reason = Reason.BROKER_UNREACHABLE
+        unknown = Unknown(reason=reason, at=since, message=str(error))
+        return BrokerView(
+            facts=unknown,
+            queues={ask.queue: unknown for ask in self.demand.queues},
+            reports=before.reports,
+            scopes=dict.fromkeys(self.demand.scopes, unknown),
+            extra_runs=before.extra_runs,
+        )
+
+
+def _differs(one: BrokerView, other: BrokerView) -> bool:
+    """Whether anything but the time of reading has changed."""
+
+    def plain(view: BrokerView) -> tuple[Any, ...]:
+        def value(reading: Reading[Any]) -> Any:
+            return reading.value if isinstance(reading, Known) else (reading.reason, reading.message)
+
+        def said(reading: Reading[WorkerView]) -> Any:
+            found = value(reading)
+            return replace(found, oldest_start_at=None) if isinstance(found, WorkerView) else found
+
+        return (
+            value(view.facts),
+            {name: value(reading) for name, reading in view.queues.items()},
+            {worker: said(reading) for worker, reading in view.reports.items()},
+            {scope: value(reading) for scope, reading in view.scopes.items()},
+        )
+
+    return plain(one) != plain(other)
+
+
+class BrokerAdapter:
+    """See `ports.Brokers`. Lives in the loop's thread, but for its pollers."""
+
+    def __init__(
+        self, client: ClusterClient, *, clock: Callable[[], datetime], changed: Callable[[SecretKey], None]
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._changed = changed
+        self._secrets: dict[SecretKey, _Secret] = {}
+        self._pollers: dict[str, _Poller] = {}
+        self._files = tempfile.TemporaryDirectory(prefix="muster-operator-")
+        self._loop = asyncio.get_running_loop()
+
+    # Secrets
+
+    async def refresh(self, wanted: set[SecretKey]) -> set[SecretKey]:
+        """Read the Secrets that are due; return those that say something else than before."""
+        now = self._clock()
+        for key in set(self._secrets) - wanted:
+            del self._secrets[key]
+        changed = set()
+        for key in wanted:
+            old = self._secrets.get(key)
+            if old is not None and now - old.read_at < self._patience(old):
+                continue
+            new = await self._read_secret(key, old, now)
+            self._secrets[key] = new
+            if old is None or _content(old.view) != _content(new.view):
+                changed.add(key)
+        return changed
+
+    def _patience(self, secret: _Secret) -> timedelta:
+        """A Secret that is missing or wrong is looked at more often: somebody is about to mend it."""
+        poller = self._pollers.get(secret.url)
+        refused = poller is not None and isinstance(poller.view.facts, Unknown)
+        return timedelta(seconds=3) if isinstance(secret.view, Unknown) or refused else SECRET_EVERY
+
+    async def _read_secret(self, key: SecretKey, old: _Secret | None, now: datetime) -> _Secret:
+        since = now
+        if old is not None and isinstance(old.view, Unknown):
+            since = old.view.at
+        try:
+            document = await self._client.secret(*key)
+        except OperatorError as error:
+            if old is not None:  # what was read goes on to hold: the API server may be away for a while
+                return replace(old, read_at=now)
+            return _Secret(
+                view=Unknown(reason=Reason.NOT_OBSERVED_YET, at=since, message=str(error)), read_at=now
+            )
+        if document is None:
+            message = "it does not exist in this namespace"
+            return _Secret(
+                view=Unknown(reason=Reason.SECRET_NOT_FOUND, at=since, message=message), read_at=now
+            )
+        data = {name: base64.b64decode(value) for name, value in (document.get("data") or {}).items()}
+        try:
+            url = data["url"].decode().strip()
+            parse_broker_url(url)
+        except KeyError:
+            problem = "it has no key url"
+        except UnicodeDecodeError:
+            problem = "its url is no text"
+        except ConfigurationError as error:
+            problem = str(error)
+        else:
+            if data.get("ca.crt"):
+                url = with_ca_file(url, str(self._file(data["ca.crt"])))
+            view = SecretView(name=key[1], keys=frozenset(data), hash=_hash(data))
+            return _Secret(view=Known(value=view, at=now), url=url, read_at=now)
+        return _Secret(view=Unknown(reason=Reason.SECRET_INVALID, at=since, message=problem), read_at=now)
+
+    def _file(self, content: bytes) -> Path:
+        path = Path(self._files.name, hashlib.sha256(content).hexdigest()[:16] + ".crt")
+        path.write_bytes(content)
+        return path
+
+    def secret(self, namespace: str, name: str) -> Reading[SecretView]:
+        """Return what is known of a Secret."""
+        found = self._secrets.get((namespace, name))
+        if found is None:
+            return Unknown(
+                reason=Reason.NOT_OBSERVED_YET, at=self._clock(), message="it has not been read yet"
+            )
+        return found.view
+
+    # readings
+
+    def ask(self, demands: Mapping[SecretKey, Demand]) -> None:
+        """Read this from now on: Secrets with one URL share a poller."""
+        by_url: dict[str, list[Demand]] = {}
+        keys: dict[str, list[SecretKey]] = {}
+        for key, demand in demands.items():
+            secret = self._secrets.get(key)
+            if secret is not None and secret.url:
+                by_url.setdefault(secret.url, []).append(demand)
+                keys.setdefault(secret.url, []).append(key)
+        for url in set(self._pollers) - set(by_url):
+            self._pollers.pop(url).stop()
+        for url, parts in by_url.items():
+            if url not in self._pollers:
+                name = "/".join(keys[url][0])
+                self._pollers[url] = _Poller(url, name, self._clock, self._tell(url))
+            self._pollers[url].ask(
+                Demand(
+                    queues=tuple(dict.fromkeys(ask for part in parts for ask in part.queues)),
+                    pools=tuple(dict.fromkeys(pool for part in parts for pool in part.pools)),
+                    scopes=tuple(dict.fromkeys(scope for part in parts for scope in part.scopes)),
+                )
+            )
+
+    def _tell(self, url: str) -> Callable[[], None]:
+        def told() -> None:
+            for key, secret in self._secrets.items():
+                if secret.url == url:
+                    self._changed(key)
+
+        def from_thread() -> None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(told)
+
+        return from_thread
+
+    def view(self, namespace: str, secret: str) -> BrokerView:
+        """Return what was read last of the broker that a Secret names."""
+        found = self._secrets.get((namespace, secret))
+        poller = self._pollers.get(found.url) if found is not None else None
+        if poller is not None:
+            return poller.view
+        if found is not None and isinstance(found.view, Unknown):
+            return BrokerView(facts=found.view)
+        unread = Unknown(
+            reason=Reason.NOT_OBSERVED_YET, at=self._clock(), message="the broker has not been read yet"
+        )
+        return BrokerView(facts=unread)
+
+    def endpoint(self, namespace: str, secret: str) -> str:
+        """Return what tells brokers apart: a hash of the URL; empty when the Secret cannot be read."""
+        found = self._secrets.get((namespace, secret))
+        return hashlib.sha256(found.url.encode()).hexdigest() if found is not None and found.url else ""
+
+    def views(self) -> Mapping[str, BrokerView]:
+        """Return every broker's view by its first Secret's `namespace/name`, for metrics."""
+        found = {}
+        for (namespace, name), secret in self._secrets.items():
+            if secret.url in self._pollers:
+                found[f"{namespace}/{name}"] = self._pollers[secret.url].view
+        return found
+
+    # actions
+
+    async def carry_out(self, action: Action) -> None:
+        """Do one action; see `ports.Brokers`. Raises ClusterUnavailable when the broker is away."""
+        broker = getattr(action, "broker", None)
+        assert broker is not None
+        secret = self._secrets.get((broker.namespace, broker.secret))
+        if secret is None or not secret.url:
+            raise ClusterUnavailable(f"Secret {broker.secret} cannot be read")
+        try:
+            await asyncio.to_thread(_do, action, secret.url)
+        except BrokerUnavailable as error:
+            raise ClusterUnavailable(str(error)) from error
+
+    def close(self) -> None:
+        """Stop all pollers."""
+        for poller in self._pollers.values():
+            poller.stop()
+        self._files.cleanup()
+
+
+def _do(action: Action, url: str) -> None:
+    match action:
+        case SendDrain(worker=worker):
+            observer = connect_observer(url, {}, {})
+            try:
+                observer.send(worker, encode_control(Control(method="drain")))
+            finally:
+                observer.close()
+        case RemoveQueue(queue=queue, dead_letter=dead_letter):
+            observer = connect_observer(url, {}, {})
+            try:
+                if not observer.remove_queue(queue, dead_letter):
+                    raise BrokerUnavailable(f"queue {queue} is not empty any more")
+            finally:
+                observer.close()
+        case PutSchedule(broker=broker, entry=entry):
+            store = connect_schedules(url, scope=broker.namespace)
+            try:
+                store.put([entry])
+            finally:
+                store.close()
+        case RemoveSchedule(broker=broker, uid=uid):
+            store = connect_schedules(url, scope=broker.namespace)
+            try:
+                store.remove([uid])
+            finally:
+                store.close()
+        case _:
+            raise AssertionError(f"{type(action).__name__} is not for a broker")
+
+
+def _content(reading: Reading[SecretView]) -> tuple[str, ...]:
+    if isinstance(reading, Known):
+        return ("known", reading.value.hash)
+    return ("unknown", reading.reason, reading.message)
+
+
+def _hash(data: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(data):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(data[name]).digest())
+    return digest.hexdigest()[:16]
+
+
+def utc_now() -> datetime:
+    """Return this moment: the operator's clock."""
+    return datetime.now(UTC)

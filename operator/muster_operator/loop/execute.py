@@ -1,0 +1,94 @@
+"""Carries a plan out and says what was confirmed.
+
+In order; a failure ends the plan, but for its events and its status, which tell what was decided. What the
+API server refuses is remembered for the next pass, so that the same is not tried again and again.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from muster_operator.desired.difference import applied_hash
+from muster_operator.errors import Conflicted, OperatorError, Refused
+from muster_operator.model.actions import (
+    Action,
+    Apply,
+    Emit,
+    Plan,
+    PutSchedule,
+    RemoveQueue,
+    RemoveSchedule,
+    SendDrain,
+    SetStatus,
+)
+from muster_operator.model.world import Rejection
+from muster_operator.ports import Brokers, Cluster
+
+from .observe import Memory
+
+logger = logging.getLogger(__name__)
+
+FOR_BROKERS: Final = (SendDrain, PutSchedule, RemoveSchedule, RemoveQueue)
+
+
+@dataclass
+class Outcome:
+    """What came of a plan."""
+
+    confirmed: list[Action] = field(default_factory=list)
+    failure: OperatorError | None = None
+    """The first failure that asks for another pass soon."""
+
+
+async def execute(
+    plan: Plan, *, cluster: Cluster, brokers: Brokers, memory: Memory, now: datetime
+) -> Outcome:
+    """Carry out `plan`. Raises nothing that an adapter raises."""
+    outcome = Outcome()
+    ended = False
+    for action in plan.actions:
+        if ended and not isinstance(action, Emit | SetStatus):
+            continue
+        try:
+            if isinstance(action, FOR_BROKERS):
+                await brokers.carry_out(action)
+            else:
+                await cluster.carry_out(action)
+        except Refused as refusal:
+            ended = True
+            if isinstance(action, Apply):
+                _remember(action, str(refusal), memory, now)
+            outcome.failure = outcome.failure or refusal
+            logger.warning("%s is refused: %s", _name(action), refusal)
+            continue
+        except OperatorError as error:
+            ended = True
+            outcome.failure = outcome.failure or error
+            # somebody else was quicker, which another look sees to
+            level = logging.DEBUG if isinstance(error, Conflicted) else logging.WARNING
+            logger.log(level, "%s did not come off: %s", _name(action), error)
+            continue
+        outcome.confirmed.append(action)
+        if isinstance(action, SetStatus):
+            memory.status_written_at = now
+        elif isinstance(action, Apply):
+            memory.rejections.pop((action.manifest["kind"], action.manifest["metadata"]["name"]), None)
+    memory.history = plan.history
+    memory.runtime = plan.runtime
+    return outcome
+
+
+def _remember(action: Apply, text: str, memory: Memory, now: datetime) -> None:
+    kind, name = action.manifest["kind"], action.manifest["metadata"]["name"]
+    memory.rejections[kind, name] = Rejection(
+        kind=kind, name=name, applied=applied_hash(action.manifest), message=text, at=now
+    )
+
+
+def _name(action: Action) -> str:
+    match action:
+        case Apply(manifest=manifest):
+            return f"applying {manifest['kind']} {manifest['metadata']['name']}"
+        case _:
+            return type(action).__name__

@@ -1,0 +1,102 @@
+"""Watches, by kopf: its low-level handlers and indexes, and nothing else of it.
+
+No finalizer, annotation, timer or peering of kopf's ever touches an object. An index handler sees every
+state of an object first, and handlers of events wait until all indexes are filled, so no pass sees half a
+cluster. The port is `watch(...)`: a store to fill, a callback for keys, a flag to stop.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import kopf
+
+from muster_operator.adapters.connection import Connection
+from muster_operator.api.names import GROUP, LABEL_ROLE, VERSION
+
+from .keys import Key
+from .store import Store
+
+RESOURCES: Final[Sequence[tuple[str, str, str, str, bool]]] = (
+    (GROUP, VERSION, "taskqueues", "TaskQueue", False),
+    (GROUP, VERSION, "workerpools", "WorkerPool", False),
+    (GROUP, VERSION, "schedules", "Schedule", False),
+    ("apps", "v1", "deployments", "Deployment", True),
+    ("", "v1", "pods", "Pod", True),
+    ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True),
+    ("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", False),
+)
+"""(group, version, plural, kind, only ours by label)"""
+
+
+def _registry(connection: Connection, store: Store, changed: Callable[[Key], None]) -> Any:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**_: Any) -> Any:
+        return kopf.ConnectionInfo(
+            server=connection.server,
+            ca_data=connection.ca_data,
+            certificate_data=connection.certificate,
+            private_key_data=connection.key,
+            token=connection.authorization().get("Authorization", "").removeprefix("Bearer ") or None,
+        )
+
+    for group, version, plural, kind, ours in RESOURCES:
+        labels = {LABEL_ROLE: kopf.PRESENT} if ours else None
+        _watch(registry, (group, version, plural), kind, labels, store, changed)
+    return registry
+
+
+def _watch(
+    registry: Any,
+    resource: tuple[str, str, str],
+    kind: str,
+    labels: Any,
+    store: Store,
+    changed: Callable[[Key], None],
+) -> None:
+    group, version, plural = resource
+    selector: Any = (version, plural) if not group else (group, version, plural)
+
+    # an id for each: kopf tells handlers apart by the names of their functions
+    @kopf.index(*selector, id=f"store-{plural}", labels=labels, registry=registry)
+    def index(body: Any, **_: Any) -> None:
+        store.put(kind, {**body, "kind": kind})
+
+    @kopf.on.event(*selector, id=f"keys-{plural}", labels=labels, registry=registry)
+    def event(event: Any, body: Any, **_: Any) -> None:
+        if event["type"] == "DELETED":
+            store.drop(kind, body)
+        else:
+            store.put(kind, {**body, "kind": kind})
+        for key in store.concerned(kind, body):
+            changed(key)
+
+
+async def watch(
+    connection: Connection,
+    store: Store,
+    changed: Callable[[Key], None],
+    *,
+    namespaces: Sequence[str],
+    ready: asyncio.Event,
+    stop: asyncio.Event,
+) -> None:
+    """Watch until `stop` is set. `namespaces` empty: the whole cluster. Sets `ready` when all is listed."""
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.persistence.finalizer = ""  # nothing of ours can ask for one; it is never written
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 310
+    await kopf.operator(
+        registry=_registry(connection, store, changed),
+        settings=settings,
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+        ready_flag=ready,
+        stop_flag=stop,
+    )
