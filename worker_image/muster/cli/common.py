@@ -4,13 +4,19 @@ Celery's order is `muster -A app worker`; the older `muster worker -A app` is ac
 command has the shared options again, and what stands nearer to the end wins.
 """
 
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import click
+
+logger = logging.getLogger(__name__)
+
+Foreign: TypeAlias = Mapping[tuple[str, ...], str]
+"""Options of Celery's, each with its names, and what is to be said of it."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -75,3 +81,37 @@ class Form(click.ParamType):  # type: ignore[type-arg]  # not generic in click 8
             return self._read(value)
         except ValueError as error:
             return self.fail(f"it {error}", param, ctx)
+
+
+def foreign_options(
+    *, refused: Foreign, without_effect: Foreign, flags: Collection[str]
+) -> Callable[[_Function], _Function]:
+    """Give a command Celery's options that are refused or have no effect. `flags` take no value.
+
+    They are in the reference, not in the help.
+    """
+
+    def refuse(_context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            raise click.UsageError(f"{parameter.opts[-1]} is not taken: {refused[tuple(parameter.opts)]}")
+
+    def ignore(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            context.meta.setdefault("without effect", []).append(tuple(parameter.opts))
+
+    def add(function: _Function) -> _Function:
+        for table, callback in ((refused, refuse), (without_effect, ignore)):
+            for names in table:
+                option = click.option(
+                    *names, callback=callback, is_flag=names[0] in flags, hidden=True, expose_value=False
+                )
+                function = option(function)
+        return function
+
+    return add
+
+
+def tell_without_effect(context: click.Context, without_effect: Foreign) -> None:
+    """Log which of the options that were given have no effect, and why. After logging is set up."""
+    for names in context.meta.get("without effect", ()):
+        logger.info("%s has no effect: %s", names[-1], without_effect[names])

@@ -16,6 +16,7 @@ from muster.cli.common import Shared, shared_options
 from muster.errors import BrokerRefused, ConfigurationError, MusterError
 
 COMMANDS: Final = {
+    "beat": "muster.cli.beat:beat",
     "call": "muster.cli.call:call",
     "report": "muster.cli.report:report",
     "result": "muster.cli.result:result",

@@ -4,8 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 
 import click
 
+from muster.cli import beat, worker
+from muster.cli.common import Foreign
 from muster.cli.main import CELERY_ONLY, COMMANDS, EXIT_CODES, muster
-from muster.cli.worker import REFUSED, WITHOUT_EFFECT
+
+_FOREIGN: Mapping[str, tuple[Foreign, Foreign]] = {
+    "beat": (beat.WITHOUT_EFFECT, beat.REFUSED),
+    "worker": (worker.WITHOUT_EFFECT, worker.REFUSED),
+}
 
 BAR = "\\|"
 
@@ -35,12 +41,13 @@ def page(command: str) -> str:
         usage = found.get_usage(click.Context(found, info_name=name, parent=top)).removeprefix("Usage: ")
         shared = {option.name for option in muster.params}
         parts += [f"## `{name}`", found.help or "", f"```\n{usage}\n```", _options(found, without=shared)]
-        if name == "worker":
+        if name in _FOREIGN:
+            without_effect, refused = _FOREIGN[name]
             parts += [
                 "Celery's options that have no effect, and why none is needed:",
-                _table(("Option", "Why"), _foreign(WITHOUT_EFFECT)),
+                _table(("Option", "Why"), _foreign(without_effect)),
                 "Celery's options that are refused, and what to do instead:",
-                _table(("Option", "Instead"), _foreign(REFUSED)),
+                _table(("Option", "Instead"), _foreign(refused)),
             ]
     parts += [
         "## Celery's other commands",
@@ -49,7 +56,7 @@ def page(command: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _foreign(table: Mapping[tuple[str, ...], str]) -> list[tuple[str, str]]:
+def _foreign(table: Foreign) -> list[tuple[str, str]]:
     return [(_names(names), text) for names, text in table.items()]
 
 

@@ -1,19 +1,23 @@
 """`muster worker`: from options to what a worker was told. What it then does is up to `muster.worker`."""
 
-import logging
 import os
 from typing import Any
 
 import click
 
-from muster.cli.common import Form, Shared, shared, shared_options
+from muster.cli.common import (
+    Form,
+    Shared,
+    foreign_options,
+    shared,
+    shared_options,
+    tell_without_effect,
+)
 from muster.cli.logs import FORMATS, LEVELS, configure
 from muster.settings import quantities
 from muster.settings.environment import WorkerEnvironment, from_environment, read_autoscale, read_prefetch
 from muster.worker.machine import this_machine
 from muster.worker.options import CommandLine, Told, WorkerOptions, resolve
-
-logger = logging.getLogger(__name__)
 
 _BEAT = "run `muster beat` beside the workers; it sees to it that only one ticks"
 
@@ -69,26 +73,6 @@ def _address(text: str) -> str:
 _DURATION = Form("duration", quantities.seconds)
 _NAMES = Form("names", _names)
 _COUNT = Form("number", quantities.count)
-
-
-def _foreign(function: Any) -> Any:
-    """Add Celery's options that are refused or have no effect: they are in the reference, not in the help."""
-
-    def refuse(_context: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value:
-            raise click.UsageError(f"{parameter.opts[-1]} is not taken: {REFUSED[tuple(parameter.opts)]}")
-
-    def ignore(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value:
-            context.meta.setdefault("without effect", []).append(tuple(parameter.opts))
-
-    for table, callback in ((REFUSED, refuse), (WITHOUT_EFFECT, ignore)):
-        for names in table:
-            option = click.option(
-                *names, callback=callback, is_flag=names[0] in _FLAGS, hidden=True, expose_value=False
-            )
-            function = option(function)
-    return function
 
 
 @click.command()
@@ -168,15 +152,14 @@ def _foreign(function: Any) -> Any:
 @click.option(
     "--metrics-address", type=Form("host:port", _address), help="Serve /metrics, /livez and /readyz there."
 )
-@_foreign
+@foreign_options(refused=REFUSED, without_effect=WITHOUT_EFFECT, flags=_FLAGS)
 @click.pass_context
 def worker(context: click.Context, /, **values: Any) -> int:
     """Run tasks from queues until told to leave."""
     said = shared(context, values)
     options = worker_options(said, values)
     configure("WARNING" if said.quiet and not values["log_level"] else options.log_level, options.log_format)
-    for names in context.meta.get("without effect", ()):
-        logger.info("%s has no effect: %s", names[-1], WITHOUT_EFFECT[names])
+    tell_without_effect(context, WITHOUT_EFFECT)
     from muster.worker.service import run
 
     code: int = run(options)
