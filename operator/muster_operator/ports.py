@@ -57,6 +57,13 @@ class BrokerView:
     extra_runs: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
 
 
+class Secrets(Protocol):
+    """Secrets by name: the API server's, or those of `muster dev`'s files."""
+
+    async def secret(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """Return a Secret as the API server holds it; None when there is none."""
+
+
 class Brokers(Protocol):
     """All brokers, each read by one poller of its own however many pools use it."""
 

@@ -4,6 +4,7 @@ The command line imports this for its help, so that everything that is large, or
 is imported when the command runs.
 """
 
+import asyncio
 import shlex
 import shutil
 import tempfile
@@ -76,7 +77,7 @@ def dev(
             album.event(note, _now())
         session = Session(declared, wishes, home=home.folder, keeper=keeper, show=album, clock=_now)
         try:
-            code = session.run()
+            code = asyncio.run(session.run())
         finally:
             if terminal is not None:
                 terminal.close()

@@ -39,6 +39,8 @@ def news(told: Told, picture: Picture) -> tuple[list[str], Told]:
             pools[pool.name] = pool
     if due:
         for queue in picture.queues:
+            if queue.ready is None and not queue.problem:
+                continue  # it has not been read yet
             lines += _queue(queues.get(queue.name), queue)
             queues[queue.name] = queue
         for schedule in picture.schedules:

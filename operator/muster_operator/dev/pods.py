@@ -16,14 +16,16 @@ from typing import Any, Final
 
 from muster_operator.api.names import (
     ANNOTATION_DELETION_COST,
-    ANNOTATION_DRAINING_SINCE,
+    BEAT_CONTAINER,
     LABEL_POOL,
     LABEL_ROLE,
+    ROLE_BEAT,
     ROLE_WORKER,
+    WORKER_CONTAINER,
 )
 from muster_operator.decide.drain import is_active, replica_set_order
-from muster_operator.model.readings import Reading, Unknown
-from muster_operator.model.world import DeploymentView, PodPhase, PodView, WorkerView
+from muster_operator.model.readings import Unknown
+from muster_operator.model.world import PodPhase, PodView
 
 from .container import ContainerError, Surroundings, command, environment
 from .manifests import Key
@@ -160,32 +162,12 @@ class Pods:
 
     # what is
 
-    def deployments(self, namespace: str, pool: str | None = None) -> tuple[DeploymentView, ...]:
-        """Return the Deployments of a pool; of everything in the namespace without one."""
-        return tuple(
-            DeploymentView(
-                name=each.name,
-                uid=each.uid,
-                created_at=each.created_at,
-                replicas=each.replicas,
-                pods=sum(pod.deployment == key and pod.kill_at is None for pod in self._pods.values()),
-                manifest=each.manifest,
-            )
-            for key, each in self._deployments.items()
-            if key[0] == namespace and pool in {None, each.labels.get(LABEL_POOL)}
-        )
-
-    def pods(
-        self, namespace: str, pool: str, reports: Mapping[str, Reading[WorkerView]], now: datetime
-    ) -> tuple[PodView, ...]:
-        """Return the pods of a pool. `reports`: UID → what its worker said last."""
-        silent = Unknown(reason="NotObservedYet", at=now, message="the worker has not reported yet")
-        owned = {each.name for each in self.deployments(namespace, pool)}
-        return tuple(
-            _view(pod, reports.get(pod.uid, silent))
-            for pod in self._pods.values()
-            if pod.deployment[0] == namespace and pod.deployment[1] in owned
-        )
+    def objects(self) -> dict[str, list[dict[str, Any]]]:
+        """Return every Deployment and Pod, by kind, as the API server of a cluster would show it."""
+        return {
+            "Deployment": [self._deployment_object(key) for key in self._deployments],
+            "Pod": [_pod_object(pod) for pod in self._pods.values()],
+        }
 
     def ended_tasks(self, namespace: str, pool: str) -> int:
         """Return how many tasks the pool's workers are done with, since the start of all this."""
@@ -218,11 +200,7 @@ class Pods:
         for pod in list(self._pods.values()):
             self._look_after(pod, now)
         for key, deployment in self._deployments.items():
-            views = [
-                _view(pod, Unknown(reason="NotObservedYet", at=now))
-                for pod in self._pods.values()
-                if pod.deployment == key
-            ]
+            views = [_view(pod) for pod in self._pods.values() if pod.deployment == key]
             for name in surplus(views, deployment.replicas):
                 self._let_go(self._pods[key[0], name], now)
             missing = deployment.replicas - sum(is_active(view) for view in views)
@@ -237,6 +215,24 @@ class Pods:
             self._forget_process(pod)
         self._pods.clear()
         self._deployments.clear()
+
+    def _deployment_object(self, key: Key) -> dict[str, Any]:
+        deployment = self._deployments[key]
+        manifest = deployment.manifest
+        return {
+            **manifest,
+            "metadata": {
+                **manifest["metadata"],
+                "uid": deployment.uid,
+                "generation": 1,
+                "creationTimestamp": deployment.created_at.isoformat(),
+            },
+            "spec": {**manifest["spec"], "replicas": deployment.replicas},
+            "status": {
+                "observedGeneration": 1,
+                "replicas": sum(pod.deployment == key and pod.kill_at is None for pod in self._pods.values()),
+            },
+        }
 
     def _look_after(self, pod: _Pod, now: datetime) -> None:
         code = pod.process.exit_code() if pod.process is not None else None
@@ -329,22 +325,55 @@ class Pods:
         pod.process = pod.probe = None
 
 
-def _view(pod: _Pod, report: Reading[WorkerView]) -> PodView:
-    since = pod.annotations.get(ANNOTATION_DRAINING_SINCE)
+def _view(pod: _Pod) -> PodView:
+    """Return what a ReplicaSet looks at; what the worker says of itself is none of that."""
     return PodView(
         name=pod.name,
         uid=pod.uid,
         deployment=pod.deployment[1],
         created_at=pod.created_at,
-        phase=PodPhase.RUNNING if pod.started_at is not None else PodPhase.PENDING,
+        phase=PodPhase.PENDING if pod.started_at is None else PodPhase.RUNNING,
         process=pod.process is not None,
-        ready=pod.probe is not None and pod.probe.ready and pod.kill_at is None,
+        ready=_is_ready(pod),
         terminating=pod.kill_at is not None,
-        trouble=pod.trouble,
-        draining_since=datetime.fromisoformat(since) if since else None,
         deletion_cost=int(pod.annotations.get(ANNOTATION_DELETION_COST, "0")),
-        report=report,
+        report=Unknown(reason="NotObservedYet", at=pod.created_at),
     )
+
+
+def _is_ready(pod: _Pod) -> bool:
+    return pod.probe is not None and pod.probe.ready and pod.kill_at is None
+
+
+def _pod_object(pod: _Pod) -> dict[str, Any]:
+    state: dict[str, Any] = {"waiting": {"reason": "ContainerCreating"}}
+    if pod.process is not None and pod.started_at is not None:
+        state = {"running": {"startedAt": pod.started_at.isoformat()}}
+    elif pod.trouble:
+        state = {"waiting": {"reason": "CrashLoopBackOff", "message": pod.trouble}}
+    role = ROLE_BEAT if pod.pool is None else ROLE_WORKER
+    metadata: dict[str, Any] = {
+        "name": pod.name,
+        "namespace": pod.deployment[0],
+        "uid": pod.uid,
+        "creationTimestamp": pod.created_at.isoformat(),
+        "labels": {LABEL_ROLE: role} | ({LABEL_POOL: pod.pool[1]} if pod.pool is not None else {}),
+        "annotations": dict(pod.annotations),
+        # no ReplicaSet stands between here; its name would be the Deployment's with one more part
+        "ownerReferences": [{"kind": "ReplicaSet", "name": f"{pod.deployment[1]}-1"}],
+    }
+    if pod.kill_at is not None:
+        metadata["deletionTimestamp"] = pod.kill_at.isoformat()
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "status": {
+            "phase": "Pending" if pod.started_at is None else "Running",
+            "conditions": [{"type": "Ready", "status": "True" if _is_ready(pod) else "False"}],
+            "containerStatuses": [{"name": WORKER_CONTAINER if pod.pool else BEAT_CONTAINER, "state": state}],
+        },
+    }
 
 
 def _key_of(manifest: Mapping[str, Any]) -> Key:

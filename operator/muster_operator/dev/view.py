@@ -69,13 +69,14 @@ def _table(*columns: tuple[str, str]) -> Table:
 
 def _queues(rows: Sequence[QueueRow], width: int) -> RenderableType:
     wide = width >= NARROW
+    aged = wide and any(row.oldest_seconds is not None for row in rows)
     table = _table(
         ("QUEUE", "w"),
         ("READY", "r"),
         ("RUNNING", "r"),
         *((("WAITING", "r"),) if wide else ()),
         ("DEAD", "r"),
-        *((("OLDEST", "r"),) if wide else ()),
+        *((("OLDEST", "r"),) if aged else ()),
     )
     for row in rows:
         name = Text.assemble(row.name, (f"  {row.problem}", "red") if row.problem else "")
@@ -85,7 +86,7 @@ def _queues(rows: Sequence[QueueRow], width: int) -> RenderableType:
             _figure(row.running, "bold green"),
             *((_figure(row.waiting, ""),) if wide else ()),
             _figure(row.dead, "bold red"),
-            *((age(row.oldest_seconds),) if wide else ()),
+            *((age(row.oldest_seconds),) if aged else ()),
         )
     return table
 

@@ -100,7 +100,7 @@ def test_what_cannot_be_read_is_a_dash_with_its_reason():
     broken = Picture(
         now=NOW, since=NOW, title="a", broker="b", queues=(QueueRow(name="mail", problem="no answer"),)
     )
-    assert row(drawn(broken, 100), "mail") == ["mail", "no", "answer", "-", "-", "-", "-", "-"]
+    assert row(drawn(broken, 100), "mail") == ["mail", "no", "answer", "-", "-", "-", "-"]
 
 
 def test_troubles_stand_below():
