@@ -32,6 +32,9 @@ def folder(tmp_path):
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "broken.py").write_text("import shopping_basket\n")
     (tmp_path / "wrong.py").write_text("from shop import app\napp.conf.task_acks_lates = True\n")
+    (tmp_path / "every.py").write_text(
+        "from shop import app\napp.conf.beat_schedule = {'x': {'task': 'shop.add', 'schedule': 'daily'}}\n"
+    )
     return tmp_path
 
 
@@ -68,6 +71,9 @@ WRONG = [
     ("-A shop worker -c none", "must be a whole number"),
     ("-A shop worker -B", "run `muster beat` beside the workers"),
     ("-A shop wurker", "No such command 'wurker'"),
+    ("beat", "nothing to tick"),
+    ("beat --scope shop -b redis://:hidden@127.0.0.1:1/x", "where the number of a database stands"),
+    ("-A every beat", "beat_schedule['x']['schedule'] must be seconds"),
     ("call shop.add", "neither an application nor a broker"),
 ]
 
@@ -91,6 +97,13 @@ WRONG_ON_THE_LINE = [
     ("-A shop worker --pidfile x.pid", "its id is known to whoever started it"),
     ("-A shop worker --workdir nowhere", "does not exist"),
     ("-A shop worker --concurency 3", "No such option"),
+    ("beat --scope shop", "no broker: say which with -b URL"),
+    ("-A shop beat --scope shop", "name one of them"),
+    ("-A nowhere beat", "there is no module 'nowhere' here"),
+    ("-A shop beat -S django_celery_beat.schedulers:DatabaseScheduler", "ticks come from beat_schedule"),
+    ("-A shop beat --detach", "stays in the foreground"),
+    ("-A shop beat --pidfile x.pid", "its id is known to whoever started it"),
+    ("-A shop beat -l LOUD", "is not one of"),
     ("-A shop worker extra", "unexpected extra argument"),
     ("-A shop inspect active", "there is no command inspect here: workers report"),
     ("-A shop purge", "there is no command purge here: use the broker's own tools"),
