@@ -10,18 +10,49 @@ from muster_operator.adapters.connection import NoCluster, connection
 from muster_operator.loop.run import Options, run
 
 
-@click.command(context_settings={"auto_envvar_prefix": "MUSTER_OPERATOR"})
-@click.option("--namespaces", default="", help="Namespaces to see to, with commas between; none: all.")
-@click.option("--metrics-address", default=":9540", help="Where /metrics, /livez and /readyz are served.")
-@click.option("--worker-image", default="muster-worker", help="The engine's image, which beat runs from.")
-@click.option("--lease-namespace", default="", help="Where the Lease stands; none: the operator's own.")
-@click.option("--identity", default="", help="Names this operator in the Lease; none: by host and process.")
-@click.option("--log-level", default="INFO", help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
-@click.option("--log-format", default="text", type=click.Choice(["text", "json"]), help="Form of log lines.")
+@click.command()
+@click.option(
+    "--namespaces",
+    envvar="MUSTER_WATCH_NAMESPACES",
+    default="",
+    help="Namespaces to see to, with commas between; none: all.",
+)
+@click.option(
+    "--metrics-address",
+    envvar="MUSTER_METRICS_ADDRESS",
+    default=":9541",
+    help="Where /metrics, /livez and /readyz are served.",
+)
+@click.option(
+    "--beat-image",
+    envvar="MUSTER_BEAT_IMAGE",
+    default="muster-worker",
+    help="The engine's image, which beat runs from.",
+)
+@click.option(
+    "--lease-namespace",
+    envvar="POD_NAMESPACE",
+    default="",
+    help="Where the Lease stands; none: the operator's own namespace.",
+)
+@click.option(
+    "--identity",
+    envvar="POD_NAME",
+    default="",
+    help="Names this operator in the Lease; none: by host and process.",
+)
+@click.option("--log-level", envvar="MUSTER_LOG_LEVEL", default="INFO", help="As the worker's.")
+@click.option(
+    "--log-format",
+    envvar="MUSTER_LOG_FORMAT",
+    default="text",
+    type=click.Choice(["text", "json"]),
+    help="As the worker's.",
+)
 def main(
     namespaces: str,
     metrics_address: str,
-    worker_image: str,
+    beat_image: str,
     lease_namespace: str,
     identity: str,
     log_level: str,
@@ -33,7 +64,7 @@ def main(
     options = Options(
         namespaces=tuple(name for part in namespaces.split(",") if (name := part.strip())),
         metrics_address=metrics_address,
-        image=worker_image,
+        image=beat_image,
         lease_namespace=lease_namespace,
         identity=identity,
     )

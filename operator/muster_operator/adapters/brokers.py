@@ -23,6 +23,7 @@ from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from muster.settings.urls import parse_broker_url, with_ca_file
 from muster.transports.base import Observer, QueueDepth
 from muster.transports.connect import connect_observer, connect_schedules
+from muster.transports.schedules.base import ScheduleStore
 from muster.wire.control import Control
 from muster.wire.control import encode as encode_control
 from muster.wire.report import WorkerReport
@@ -32,9 +33,7 @@ from muster_operator.errors import ClusterUnavailable, OperatorError
 from muster_operator.model.actions import Action, PutSchedule, RemoveQueue, RemoveSchedule, SendDrain
 from muster_operator.model.readings import Known, Reading, Unknown
 from muster_operator.model.world import BrokerFacts, QueueReading, SecretView, WorkerView
-from muster_operator.ports import BrokerView, Demand, ScopeView
-
-from .cluster import ClusterClient
+from muster_operator.ports import BrokerView, Demand, ScopeView, Secrets
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,9 @@ START_SECONDS: Final = 10.0
 REPORTS_SECONDS: Final = 60.0
 FACTS_EVERY: Final = 30
 """Polls between two looks at the server's own facts."""
-SECRET_EVERY: Final = timedelta(seconds=30)
+SECRET_EVERY: Final = timedelta(minutes=5)
+"""A Secret is read by its name, which asks for the least rights, so a change of one that works is seen late;
+one that is missing, wrong or refused is read every 3 s."""
 
 SecretKey = tuple[str, str]
 """(namespace, name)"""
@@ -119,6 +120,8 @@ class _Poller:
         self._stopped = False
         self._failures = 0
         self._polls = 0
+        self._stores: dict[str, ScheduleStore] = {}
+        """By scope, each on a connection of its own."""
         self._thread = threading.Thread(target=self._run, name=f"broker {name}", daemon=True)
         self._thread.start()
 
@@ -157,6 +160,8 @@ class _Poller:
             if self.demand == demand:
                 self._wake.clear()
             self._wake.wait(min(SLOWEST_POLL_SECONDS, POLL_SECONDS * 2 ** min(self._failures, 5)))
+        for store in self._stores.values():
+            store.close()
         if observer is not None:
             observer.close()
 
@@ -186,6 +191,8 @@ class _Poller:
                 if found is not None:
                     reports[found[0]] = found[1]
         scopes: dict[str, Reading[ScopeView]] = {}
+        for scope in set(self._stores) - set(demand.scopes):
+            self._stores.pop(scope).close()
         for scope in demand.scopes:
             scopes[scope] = Known(value=self._read_scope(scope), at=now)
         return BrokerView(
@@ -197,16 +204,15 @@ class _Poller:
         )
 
     def _read_scope(self, scope: str) -> ScopeView:
-        store = connect_schedules(self.url, scope=scope)
-        try:
-            entries = store.entries()
-            return ScopeView(
-                entries=entries,
-                runs=store.runs(list(entries)) if entries else {},
-                beat_running=store.leader() is not None,
-            )
-        finally:
-            store.close()
+        store = self._stores.get(scope)
+        if store is None:
+            store = self._stores[scope] = connect_schedules(self.url, scope=scope)
+        entries = store.entries()
+        return ScopeView(
+            entries=entries,
+            runs=store.runs(list(entries)) if entries else {},
+            beat_running=store.leader() is not None,
+        )
 
     def _unknown(self, error: Exception, now: datetime) -> BrokerView:
         """Return what is left when it cannot be read: an Unknown since the first failure in a row."""
@@ -255,9 +261,9 @@ class BrokerAdapter:
     """See `ports.Brokers`. Lives in the loop's thread, but for its pollers."""
 
     def __init__(
-        self, client: ClusterClient, *, clock: Callable[[], datetime], changed: Callable[[SecretKey], None]
+        self, secrets: Secrets, *, clock: Callable[[], datetime], changed: Callable[[SecretKey], None]
     ) -> None:
-        self._client = client
+        self._source = secrets
         self._clock = clock
         self._changed = changed
         self._secrets: dict[SecretKey, _Secret] = {}
@@ -294,7 +300,7 @@ class BrokerAdapter:
         if old is not None and isinstance(old.view, Unknown):
             since = old.view.at
         try:
-            document = await self._client.secret(*key)
+            document = await self._source.secret(*key)
         except OperatorError as error:
             if old is not None:  # what was read goes on to hold: the API server may be away for a while
                 return replace(old, read_at=now)

@@ -35,6 +35,17 @@ from muster_operator.model.actions import (
 
 from .connection import Connection
 
+RIGHTS: Final = (
+    # server-side apply needs create where the object is not there yet
+    *(("apps", "deployments", verb) for verb in ("create", "patch", "delete")),
+    *(("policy", "poddisruptionbudgets", verb) for verb in ("create", "patch")),
+    *(("", "pods", verb) for verb in ("patch", "delete")),
+    *(("muster.dev", kind, "patch") for kind in ("taskqueues", "workerpools", "schedules")),
+    *(("muster.dev", f"{kind}/status", "patch") for kind in ("taskqueues", "workerpools", "schedules")),
+    ("", "secrets", "get"),
+    *(("events.k8s.io", "events", verb) for verb in ("create", "patch")),
+)
+"""(group, resource, verb) of what this module asks for."""
 TIMEOUT: Final = aiohttp.ClientTimeout(total=20)
 REPEAT_WITHIN: Final = timedelta(minutes=10)
 """An event that repeats within this time is counted on the one that stands there."""

@@ -18,6 +18,8 @@ from .cluster import ClusterClient, path_of
 
 logger = logging.getLogger(__name__)
 
+RIGHTS: Final = tuple(("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update"))
+"""(group, resource, verb) of what this module asks for, in the operator's own namespace."""
 DURATION: Final = timedelta(seconds=9)
 MARGIN: Final = timedelta(seconds=3)
 RETRY: Final = timedelta(seconds=3)
@@ -31,6 +33,8 @@ class LeaseLeadership:
         self._identity = identity
         self._clock = clock
         self._until: datetime | None = None
+        self._mine: dict[str, Any] | None = None
+        """The Lease as our last renewal left it."""
         self._seen: tuple[str, int] | None = None
         self._seen_at = clock()
         self.changed = asyncio.Event()
@@ -54,17 +58,20 @@ class LeaseLeadership:
     async def _turn(self, client: ClusterClient) -> None:
         path = path_of("coordination.k8s.io/v1", "Lease", self._namespace, LEASE)
         asked = self._clock()
-        lease = await client.request("GET", path)
+        lease = self._mine if self.leads(asked) else None
+        self._mine = None
+        if lease is None:  # while we lead, one write is all that a renewal costs
+            lease = await client.request("GET", path)
         if lease is None:
             body = self._lease(None, asked)
-            await client.request("POST", path.rpartition("/")[0], body=body)
+            self._mine = await client.request("POST", path.rpartition("/")[0], body=body)
         else:
             spec = lease.get("spec") or {}
             holder = spec.get("holderIdentity") or ""
             if holder not in ("", self._identity) and not self._expired(spec, asked):
                 self._until = None
                 return
-            await client.request("PUT", path, body=self._lease(lease, asked))
+            self._mine = await client.request("PUT", path, body=self._lease(lease, asked))
         began = not self.leads(asked)
         self._until = asked + DURATION - MARGIN
         if began:

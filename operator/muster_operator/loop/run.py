@@ -38,6 +38,8 @@ WORKERS: Final = 4
 ROUND: Final = timedelta(seconds=30)
 """Every object is looked at so often, whatever has been missed. A pass without a change writes nothing."""
 SECRETS_SECONDS: Final = 1.0
+LEAVE_SECONDS: Final = 2.0
+"""How long tasks may take to notice that they are cancelled."""
 STALE: Final = timedelta(minutes=3)
 """When no pass has ended for so long the process is stuck: liveness says so."""
 
@@ -97,9 +99,7 @@ class Operator:
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; then release the lease."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        self._hear_signals()
         async with self.client, contextlib.AsyncExitStack() as stack:
             brokers = BrokerAdapter(self.client, clock=utc_now, changed=self._broker_changed)
             stack.callback(brokers.close)
@@ -129,18 +129,22 @@ class Operator:
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
             self._stop.set()
             await self._lease.release(self.client)
-            watching = tasks.pop()
-            for task in tasks:
+            for task in (*tasks, stopping):
                 task.cancel()
-            await asyncio.wait([watching], timeout=5)
-            watching.cancel()
+            await asyncio.wait(tasks, timeout=LEAVE_SECONDS)
             for task in done - {stopping}:
                 if not task.cancelled() and task.exception() is not None:
                     raise task.exception() or RuntimeError(task.get_name())
 
+    def _hear_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
     async def _rounds(self) -> None:
+        await self._listed.wait()
+        self._hear_signals()  # once more: kopf has put its own handlers in their place
         while True:
-            await self._listed.wait()
             await self._lease.changed.wait()
             self._lease.changed.clear()
             for key in self._store.everything():

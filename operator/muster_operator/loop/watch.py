@@ -29,6 +29,16 @@ RESOURCES: Final[Sequence[tuple[str, str, str, str, bool]]] = (
 )
 """(group, version, plural, kind, only ours by label)"""
 
+RIGHTS: Final = tuple(
+    (group, plural, verb) for group, _, plural, _, _ in RESOURCES for verb in ("get", "list", "watch")
+)
+"""(group, resource, verb) of what the watches ask for."""
+RIGHTS_CLUSTER_WIDE: Final = (
+    *(("", "namespaces", verb) for verb in ("list", "watch")),
+    *(("apiextensions.k8s.io", "customresourcedefinitions", verb) for verb in ("list", "watch")),
+)
+"""What kopf looks at besides, where it watches the whole cluster: namespaces and kinds that come and go."""
+
 
 def _registry(connection: Connection, store: Store, changed: Callable[[Key], None]) -> Any:
     registry = kopf.OperatorRegistry()
