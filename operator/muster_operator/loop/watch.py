@@ -104,6 +104,7 @@ async def watch(
     await kopf.operator(
         registry=_registry(connection, store, changed),
         settings=settings,
+        identity="muster-operator",  # type: ignore[arg-type]  # else kopf looks for a user's name, and a pod has none
         standalone=True,
         clusterwide=not namespaces,
         namespaces=list(namespaces),

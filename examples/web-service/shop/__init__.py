@@ -1,0 +1,1 @@
+"""A small shop: a web service takes orders, workers confirm them."""
