@@ -14,6 +14,7 @@ import random
 import sqlite3
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -289,9 +290,25 @@ def _begin_reading(connection: sqlite3.Connection) -> None:
         raise
 
 
+def _make(path: Path) -> None:
+    """Let the file be there, its owner's alone: arguments of tasks are private.
+
+    It is made under another name, because closing a descriptor of the database itself would end the locks
+    that this process holds on it by other connections (https://sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    if path.exists():
+        return
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with contextlib.suppress(OSError):  # SQLite says it better; one that is there by now stays as it is
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        try:
+            os.link(draft, path)
+        finally:
+            draft.unlink()
+
+
 def _open(path: Path) -> sqlite3.Connection:
-    with contextlib.suppress(OSError):  # SQLite says it better
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # arguments of tasks are private
+    _make(path)
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = NORMAL")

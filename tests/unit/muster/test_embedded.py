@@ -109,6 +109,29 @@ def test_the_version_changes_when_another_connection_writes(database, tmp_path):
     other.close()
 
 
+def test_a_connection_sees_others_writes_after_a_second_one_was_opened_here(database, tmp_path):
+    """Locks belong to the process: whoever opens the file anew must not end those of another connection.
+
+    Without them the last process that closes the file removes the log under a connection that still reads it.
+    """
+    assert rows(database, "SELECT count(*) FROM results") == [(0,)]
+    second = Database(database.path)
+    assert rows(second, "SELECT count(*) FROM results") == [(0,)]
+    code = """
+        import sys
+        from pathlib import Path
+        from muster.embedded import Database
+        database = Database(Path(sys.argv[1]))
+        with database.writing() as connection:
+            connection.execute("INSERT INTO results VALUES (?, x'', 'SUCCESS', 0, 0)", (sys.argv[2],))
+        database.close()
+    """
+    for count, name in enumerate(("first", "second"), 1):
+        subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(database.path), name], check=True)
+        assert rows(database, "SELECT count(*) FROM results") == [(count,)]
+    second.close()
+
+
 def test_a_file_that_stays_locked_is_unavailable(database, tmp_path):
     """A stopped process is named as the likely cause; it may go on, so this is no refusal."""
     rows(database, "SELECT 1 FROM messages")
