@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -257,13 +258,35 @@ def _differs(one: BrokerView, other: BrokerView) -> bool:
     return plain(one) != plain(other)
 
 
+def in_namespace(url: str, namespace: str) -> str:
+    """Return the URL with a host of one word, such as `broker`, as the Service of that name in `namespace`.
+
+    A worker finds it there by its pod's search path; the operator's own path leads to its own namespace, and
+    the same words in two namespaces are two brokers.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme not in {"redis", "rediss"} or host in {"", "localhost"} or "." in host or ":" in host:
+        return url
+    credentials, at, place = parts.netloc.rpartition("@")
+    _, colon, port = place.partition(":")
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}.{namespace}.svc{colon}{port}"))
+
+
 class BrokerAdapter:
     """See `ports.Brokers`. Lives in the loop's thread, but for its pollers."""
 
     def __init__(
-        self, secrets: Secrets, *, clock: Callable[[], datetime], changed: Callable[[SecretKey], None]
+        self,
+        secrets: Secrets,
+        *,
+        clock: Callable[[], datetime],
+        changed: Callable[[SecretKey], None],
+        in_cluster: bool = False,
     ) -> None:
+        """`in_cluster`: a Service's short name in a Secret is one of the Secret's namespace."""
         self._source = secrets
+        self._in_cluster = in_cluster
         self._clock = clock
         self._changed = changed
         self._secrets: dict[SecretKey, _Secret] = {}
@@ -323,6 +346,8 @@ class BrokerAdapter:
         except ConfigurationError as error:
             problem = str(error)
         else:
+            if self._in_cluster:
+                url = in_namespace(url, key[0])
             if data.get("ca.crt"):
                 url = with_ca_file(url, str(self._file(data["ca.crt"])))
             view = SecretView(name=key[1], keys=frozenset(data), hash=_hash(data))

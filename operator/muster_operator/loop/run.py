@@ -101,7 +101,12 @@ class Operator:
         """Run until SIGTERM or SIGINT; then release the lease."""
         self._hear_signals()
         async with self.client, contextlib.AsyncExitStack() as stack:
-            brokers = BrokerAdapter(self.client, clock=utc_now, changed=self._broker_changed)
+            brokers = BrokerAdapter(
+                self.client,
+                clock=utc_now,
+                changed=self._broker_changed,
+                in_cluster=self._connection.token_file is not None,
+            )
             stack.callback(brokers.close)
             observer = Observer(self._store, brokers, image=self._options.image)
             await self._serve(stack, brokers)
