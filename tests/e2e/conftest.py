@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,25 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(str(error))  # tests/conftest.py turns a skip into a failure in CI
     yield handle
     handle.close()
+
+
+@pytest.fixture(scope="session")
+def crds(cluster: Cluster) -> Cluster:
+    """The cluster with the CRDs of this checkout, established and in their newest form."""
+    for path in sorted((ROOT / "crds").glob("*.yaml")):
+        [applied] = cluster.apply(path)
+        cluster.wait_for_object(
+            "CustomResourceDefinition",
+            applied["metadata"]["name"],
+            _is_established,
+            api_version="apiextensions.k8s.io/v1",
+        )
+    return cluster
+
+
+def _is_established(crd: dict[str, Any] | None) -> bool:
+    conditions = (crd or {}).get("status", {}).get("conditions") or []
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
 @pytest.fixture

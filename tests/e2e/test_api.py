@@ -7,7 +7,6 @@ import json
 import secrets
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,6 @@ from resources import (
     worker_pool,
 )
 
-CRDS = Path(__file__).parents[2] / "crds"
 GROUP_PATH = f"/apis/{API_VERSION}"
 PLURALS = {kind.name: kind.plural for kind in KINDS}
 
@@ -87,30 +85,12 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def served(cluster: Cluster) -> Cluster:
-    """The cluster with the CRDs of this checkout, established and in their newest form."""
-    for path in sorted(CRDS.glob("*.yaml")):
-        [applied] = cluster.apply(path)
-        name = applied["metadata"]["name"]
-        crd = cluster.wait_for_object(
-            "CustomResourceDefinition", name, _is_established, api_version="apiextensions.k8s.io/v1"
-        )
-        assert crd["status"]["acceptedNames"]["plural"] == crd["spec"]["names"]["plural"]
-    return cluster
-
-
-def _is_established(crd: dict[str, Any] | None) -> bool:
-    conditions = (crd or {}).get("status", {}).get("conditions") or []
-    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
-
-
-@pytest.fixture(scope="module")
-def server(served: Cluster) -> Iterator[Server]:
+def server(crds: Cluster) -> Iterator[Server]:
     """The API server and a namespace that the tests of this module share."""
     namespace = f"resources-{secrets.token_hex(3)}"
-    served.create_namespace(namespace)
-    yield Server(served, namespace)
-    served.delete_namespace(namespace)
+    crds.create_namespace(namespace)
+    yield Server(crds, namespace)
+    crds.delete_namespace(namespace)
 
 
 @pytest.fixture
