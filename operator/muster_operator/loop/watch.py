@@ -33,11 +33,10 @@ RIGHTS: Final = tuple(
     (group, plural, verb) for group, _, plural, _, _ in RESOURCES for verb in ("get", "list", "watch")
 )
 """(group, resource, verb) of what the watches ask for."""
-RIGHTS_CLUSTER_WIDE: Final = (
-    *(("", "namespaces", verb) for verb in ("list", "watch")),
-    *(("apiextensions.k8s.io", "customresourcedefinitions", verb) for verb in ("list", "watch")),
+RIGHTS_CLUSTER_WIDE: Final = tuple(
+    ("apiextensions.k8s.io", "customresourcedefinitions", verb) for verb in ("list", "watch")
 )
-"""What kopf looks at besides, where it watches the whole cluster: namespaces and kinds that come and go."""
+"""What kopf looks at besides, where it watches the whole cluster: kinds that come and go."""
 
 
 def _registry(connection: Connection, store: Store, changed: Callable[[Key], None]) -> Any:
@@ -99,6 +98,8 @@ async def watch(
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.persistence.finalizer = ""  # nothing of ours can ask for one; it is never written
+    # with namespaces listed there are rights in them only, and kopf would ask for a minute for more
+    settings.scanning.disabled = bool(namespaces)
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     await kopf.operator(
