@@ -301,8 +301,8 @@ class BeatLoop:
         before: dict[str, RunRecord] = {}
         ended: set[str] = set()  # schedules of which a step was not carried out: the later ones must not be
         for batch in _batches(steps):
-            if not self._renewed() or self._term is None:
-                return
+            if self.draining or not self._renewed() or self._term is None:
+                return  # what is left is the next leader's
             prepared = [one for step in batch if (one := self._prepared(step, before, ended)) is not None]
             outcomes = self._store.advance(self._term, [one.advance for one in prepared])
             for one, outcome in zip(prepared, outcomes, strict=True):

@@ -374,6 +374,22 @@ def test_leaving_releases_the_lease(world):
     loop.leave()
 
 
+def test_leaving_in_the_midst_of_many_ticks_leaves_the_rest_to_the_next(world):
+    """The batch in hand is finished, then the lease is given up; another beat sends the others."""
+    world.schedules.put([entry(str(n), every_seconds=60) for n in range(3 * AT_ONCE)])
+    one, two = world.beat("one"), world.beat("two")
+    one._published = lambda _draft: one.leave()
+    one.step()
+    world.clock.seconds += 60
+    one.step()
+    one.run()
+    two.step()
+    assert (one.tally.ticks["mail", "shop.tick"], two.tally.ticks["mail", "shop.tick"]) == (
+        AT_ONCE,
+        2 * AT_ONCE,
+    )
+
+
 def test_leaving_without_a_broker_ends_too(world, caplog):
     """The lease then ends by itself."""
     loop = world.beat()
