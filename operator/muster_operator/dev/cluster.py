@@ -105,7 +105,10 @@ class LocalCluster:
     # what a person does in a cluster
 
     def pause(self) -> None:
-        """Let every pool go to zero, and nothing be ticked any more."""
+        """Let every pool be paused and every Deployment go; nothing is ticked any more.
+
+        The processes hear of it by SIGTERM, on which workers drain: that needs no broker.
+        """
         for body in self._store.of("WorkerPool"):
             metadata = body["metadata"]
             self._change(
@@ -113,9 +116,6 @@ class LocalCluster:
             )
         for body in self._store.of("Schedule"):
             self._store.drop("Schedule", body)
-
-    def delete_deployments(self) -> None:
-        """Tell all that is left by SIGTERM."""
         for body in self._store.of("Deployment"):
             metadata = body["metadata"]
             self.pods.delete_deployment((metadata["namespace"], metadata["name"]), self._clock())

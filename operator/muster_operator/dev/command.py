@@ -71,6 +71,7 @@ def dev(
     declared = read(paths, _now())
     console = Console()
     with _home(data) as home, Keeper(None if data else home.folder) as keeper:
+        tempfile.tempdir = str(home.folder)  # what adapters of the operator write goes with it
         terminal = OnTerminal(console) if console.is_terminal and not plain else None
         album = Album(terminal or Plain())
         for note in declared.notes:

@@ -7,12 +7,15 @@ whatever way, the keeper kills the groups that are left, removes the folder that
 own (Linux' death signal reaches no grandchildren).
 """
 
-import contextlib
 import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterable
+
+PATIENCE_SECONDS = 5.0
+"""How long killed processes may take to be gone before their folder is removed under them."""
 
 
 def keep(lines: Iterable[str], folder: str) -> None:
@@ -26,11 +29,20 @@ def keep(lines: Iterable[str], folder: str) -> None:
                 groups.discard(int(line[1:]))
             case "=":
                 folder = ""
-    for group in groups:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
-    if folder:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while any([_kill(group) for group in groups]) and time.monotonic() < until:  # noqa: C419 - each of them
+        time.sleep(0.02)
+    if folder:  # nobody is left who could write to it
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill(group: int) -> bool:
+    """Kill a group; return whether somebody was in it."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -44,8 +44,6 @@ from .picture import Picture, PoolRow, QueueRow, ScheduleRow, rate_per_second
 from .processes import Keeper, Process
 
 PASS_SECONDS: Final = 0.25
-PATIENCE: Final = timedelta(seconds=5)
-"""How long workers have to hear of the end by their mailboxes, before they hear of it by SIGTERM."""
 IDLE_FOR: Final = timedelta(seconds=2)
 INTERRUPTED: Final = 130
 DATABASE: Final = "muster.db"
@@ -113,7 +111,7 @@ class Session:
         }
         self._runs: dict[Name, ScheduleRow] = {}
         self._command: Process | None = None
-        self._ending_since: datetime | None = None
+        self._ending = False
         self._idle_since: datetime | None = None
         self._code = 0
         self.failed = False
@@ -147,7 +145,7 @@ class Session:
         if self._code == INTERRUPTED:
             return True
         ended = self._command is None or self._command.exit_code() is not None
-        return self._ending_since is not None and ended and not self._cluster.pods.running()
+        return self._ending and ended and not self._cluster.pods.running()
 
     async def _pass(self) -> None:
         self._cluster.sync()
@@ -230,7 +228,7 @@ class Session:
 
     def _leave(self) -> None:
         """Begin to leave; asked a second time, end at once."""
-        if self._ending_since is None:
+        if not self._ending:
             self._end()
         else:
             self._code = INTERRUPTED
@@ -238,9 +236,7 @@ class Session:
 
     def _look_at_the_end(self) -> None:
         now = self._clock()
-        if self._ending_since is not None:
-            if now - self._ending_since > PATIENCE:
-                self._cluster.delete_deployments()
+        if self._ending:
             return
         code = self._command.exit_code() if self._command is not None else None
         if code is not None:
@@ -258,8 +254,8 @@ class Session:
                 self._end()
 
     def _end(self) -> None:
-        """Begin to leave: nothing is ticked any more, and every pool goes to zero as one that is paused."""
-        self._ending_since = self._clock()
+        """Begin to leave: nothing is ticked any more, pools go to zero, and workers drain by SIGTERM."""
+        self._ending = True
         if self._command is not None:
             self._command.terminate()
         self._cluster.pause()
@@ -362,7 +358,7 @@ class Session:
             pools=tuple(self._pool_row(name) for name in self._declared.pools),
             schedules=tuple(self._schedule_row(name) for name in self._declared.schedules),
             troubles=self._cluster.pods.troubles(),
-            draining=self._ending_since is not None,
+            draining=self._ending,
         )
 
     def _places(self) -> str:

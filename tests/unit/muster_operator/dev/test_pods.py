@@ -10,11 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster_operator.api.manifests import encode_object
 from muster_operator.api.names import LABEL_POOL, LABEL_ROLE
 from muster_operator.dev.pods import FIRST_RESTART, LAST_RESTART, Pods, restart_delay, surplus
 from muster_operator.dev.processes import Keeper, ended_how, last_line
+from muster_operator.loop.keys import Key
+from muster_operator.loop.observe import Memory, Observer
+from muster_operator.loop.store import Store
+from muster_operator.ports import BrokerView
 from waiting import wait_for
-from worlds import pending, pod
+from worlds import pending, pod, pool_of, unknown
 
 SLEEPER = [sys.executable, "-c", "import signal; print('up', flush=True); signal.pause()"]
 
@@ -60,6 +65,16 @@ def manifest(*command, replicas=1, grace=10):
     }
 
 
+class Silence:
+    """Brokers that have said nothing yet."""
+
+    def view(self, namespace, secret):
+        return BrokerView(facts=unknown())
+
+    def secret(self, namespace, name):
+        return unknown()
+
+
 class Computer:
     """Pods on this computer with a clock that the test turns."""
 
@@ -81,7 +96,14 @@ class Computer:
         return self.seen()
 
     def seen(self):
-        return self.pods.pods("shop", "mail", {}, self.now)
+        """The pods as the operator's observer sees them."""
+        objects = Store()
+        for kind, bodies in self.pods.objects().items():
+            for body in bodies:
+                objects.put(kind, body)
+        objects.put("WorkerPool", encode_object(pool_of()))
+        observer = Observer(objects, Silence(), image="muster")
+        return observer.worker_pool(Key("WorkerPool", "shop", "mail"), self.now, Memory()).pods
 
     def pids(self):
         return [pod.process.pid for pod in self.pods._pods.values() if pod.process is not None]
@@ -186,6 +208,16 @@ def test_a_pod_is_marked_and_deleted_by_its_uid(computer):
     computer.pods.delete_pod(("shop", seen.name), seen.uid, computer.now)
     assert computer.seen()[0].draining_since == computer.now
     assert computer.seen()[0].terminating
+
+
+def test_the_observer_sees_deployments_with_their_counts(computer):
+    """Replicas asked for, pods that are there, and what was applied."""
+    computer.pods.apply(manifest(*SLEEPER, replicas=2), computer.now)
+    computer.pass_()
+    computer.pods.scale(("shop", "mail-1"), 1)
+    (body,) = computer.pods.objects()["Deployment"]
+    assert (body["spec"]["replicas"], body["status"]["replicas"]) == (1, 2)
+    assert body["spec"]["template"] == manifest(*SLEEPER)["spec"]["template"]
 
 
 def test_a_container_that_cannot_run_here_is_a_trouble_of_its_pod(computer):
