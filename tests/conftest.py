@@ -41,7 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.servers)
         if item.path.is_relative_to(TESTS / "e2e"):
             item.add_marker(pytest.mark.e2e)
-    items.sort(key=lambda item: (item.get_closest_marker("e2e") is not None, _needs_server(item)))
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("e2e") is not None,
+            _needs_server(item),
+            # an operator of the whole cluster is installed last: it would see to the others' resources too
+            "muster_installed" in getattr(item, "fixturenames", ()),
+        )
+    )
 
 
 def _needs_server(item: pytest.Item) -> bool:

@@ -276,7 +276,7 @@ def test_a_refused_pod_template_says_so_in_the_api_servers_words(world, operator
     world.pool(template={"spec": {"containers": [many]}})
     _, _, message = world.wait_condition("WorkerPool", "mail", "TemplateRejected", "RejectedByAPIServer")
     assert "quantities" in message or "cpu" in message
-    world.pool(template={})
+    world.pool(template={"metadata": {"labels": {"mended": "yes"}}})
     world.wait_condition("WorkerPool", "mail", "TemplateRejected", "Accepted")
 
 

@@ -139,6 +139,9 @@ class ClusterClient:
                 raise Conflicted(text)
             case 400 | 413 | 422:
                 raise Refused(text)
+            # a value that has not the form of its type, such as a quantity, is answered so
+            case 500 if "unable to convert" in text:
+                raise Refused(text)
             case _:
                 raise ClusterUnavailable(f"{verb} {path}: {answer.status} {text}")
 

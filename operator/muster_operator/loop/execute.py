@@ -14,11 +14,13 @@ from muster_operator.errors import Conflicted, OperatorError, Refused
 from muster_operator.model.actions import (
     Action,
     Apply,
+    Delete,
     Emit,
     Plan,
     PutSchedule,
     RemoveQueue,
     RemoveSchedule,
+    Scale,
     SendDrain,
     SetStatus,
 )
@@ -30,6 +32,8 @@ from .observe import Memory
 logger = logging.getLogger(__name__)
 
 FOR_BROKERS: Final = (SendDrain, PutSchedule, RemoveSchedule, RemoveQueue)
+SAID: Final = (Apply, Scale, Delete, SendDrain, RemoveQueue, PutSchedule, RemoveSchedule)
+"""What an operator's log tells: not the marks, events and statuses that can be seen on the objects."""
 
 
 @dataclass
@@ -60,16 +64,18 @@ async def execute(
             if isinstance(action, Apply):
                 _remember(action, str(refusal), memory, now)
             outcome.failure = outcome.failure or refusal
-            logger.warning("%s is refused: %s", _name(action), refusal)
+            logger.warning("%s: refused: %s", _name(action), refusal)
             continue
         except OperatorError as error:
             ended = True
             outcome.failure = outcome.failure or error
             # somebody else was quicker, which another look sees to
             level = logging.DEBUG if isinstance(error, Conflicted) else logging.WARNING
-            logger.log(level, "%s did not come off: %s", _name(action), error)
+            logger.log(level, "%s: not done: %s", _name(action), error)
             continue
         outcome.confirmed.append(action)
+        if isinstance(action, SAID):
+            logger.info("%s: done", _name(action))
         if isinstance(action, SetStatus):
             memory.status_written_at = now
         elif isinstance(action, Apply):
@@ -89,6 +95,19 @@ def _remember(action: Apply, text: str, memory: Memory, now: datetime) -> None:
 def _name(action: Action) -> str:
     match action:
         case Apply(manifest=manifest):
-            return f"applying {manifest['kind']} {manifest['metadata']['name']}"
+            metadata = manifest["metadata"]
+            size = (manifest.get("spec") or {}).get("replicas")
+            more = "" if size is None else f" with {size} replicas"
+            return f"apply {manifest['kind']} {metadata.get('namespace')}/{metadata['name']}{more}"
+        case Scale(namespace=namespace, deployment=name, replicas=replicas):
+            return f"scale Deployment {namespace}/{name} to {replicas}"
+        case Delete(kind=kind, namespace=namespace, name=name):
+            return f"delete {kind} {namespace}/{name}"
+        case SendDrain(pool=pool, worker=worker):
+            return f"tell worker {worker} of {pool} to drain"
+        case PutSchedule(entry=entry):
+            return f"write schedule {entry.name} for beat"
+        case RemoveSchedule(uid=uid):
+            return f"remove schedule {uid} from beat's set"
         case _:
             return type(action).__name__

@@ -201,9 +201,6 @@ class Operator:
         outcome = await execute(plan, cluster=self.client, brokers=brokers, memory=memory, now=now)
         for action in outcome.confirmed:
             if isinstance(action, Scale):
-                logger.info(
-                    "%s: Deployment %s now has %d replicas", _text(key), action.deployment, action.replicas
-                )
                 direction = "down" if action.down else "up"
                 self._decisions[f"{key.namespace}/{key.name}", direction, self._reason(key)] += 1
         if outcome.failure is not None:
