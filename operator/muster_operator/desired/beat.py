@@ -19,7 +19,7 @@ from muster_operator.api.names import (
 from muster_operator.api.taskqueue import TaskQueue
 from muster_operator.model.world import SecretView
 
-from .env import BROKER_CA_DIRECTORY, beat_env
+from .env import BROKER_CA_DIRECTORY, RESULTS_CA_DIRECTORY, beat_env
 from .metadata import common_labels, owner_reference, stamped
 from .pod import certificates, container_security, metrics_ports, pod_security, probes, scratch
 
@@ -33,13 +33,23 @@ def beat_name(secret: str) -> str:
 
 
 def beat_deployment(
-    namespace: str, *, broker: SecretView, image: str, owners: Sequence[TaskQueue]
+    namespace: str,
+    *,
+    broker: SecretView,
+    image: str,
+    owners: Sequence[TaskQueue],
+    results: SecretView | None = None,
 ) -> dict[str, Any]:
     """Return the manifest. It goes with the last of `owners`, the TaskQueues that the Schedules name."""
     labels = {LABEL_ROLE: ROLE_BEAT, LABEL_BROKER: content_hash(broker.name)}
     common = common_labels(instance=broker.name, component=ROLE_BEAT)
     volumes, mounts = scratch()
     more_volumes, more_mounts = certificates("broker-ca", broker, BROKER_CA_DIRECTORY)
+    secrets = [broker.hash]
+    if results is not None:
+        result_volumes, result_mounts = certificates("results-ca", results, RESULTS_CA_DIRECTORY)
+        more_volumes, more_mounts = more_volumes + result_volumes, more_mounts + result_mounts
+        secrets.append(results.hash)
     return stamped(
         {
             "apiVersion": "apps/v1",
@@ -61,7 +71,7 @@ def beat_deployment(
                 "template": {
                     "metadata": {
                         "labels": {**common, **labels},
-                        "annotations": {ANNOTATION_SECRET_HASH: content_hash(broker.hash)},
+                        "annotations": {ANNOTATION_SECRET_HASH: content_hash("".join(secrets))},
                     },
                     "spec": {
                         "automountServiceAccountToken": False,
@@ -73,7 +83,7 @@ def beat_deployment(
                                 "name": BEAT_CONTAINER,
                                 "image": image,
                                 "args": ["beat"],
-                                "env": beat_env(namespace, broker=broker),
+                                "env": beat_env(namespace, broker=broker, results=results),
                                 "ports": metrics_ports(),
                                 "securityContext": container_security(),
                                 "resources": {

@@ -71,15 +71,15 @@ def worker_env(
     variables = [{"name": name, "value": value} for name, value in settings.items()]
     variables += _broker_env(broker) + _identity_env()
     if results is not None:
-        variables.append(_from_secret("MUSTER_RESULT_URL", results.name))
-        if CA_KEY in results.keys:
-            variables.append({"name": "MUSTER_RESULT_CA_FILE", "value": f"{RESULTS_CA_DIRECTORY}/{CA_KEY}"})
+        variables += _results_env(results)
     return sorted(variables, key=lambda each: str(each["name"]))
 
 
-def beat_env(namespace: str, *, broker: SecretView) -> list[EnvVar]:
-    """Return the `env` list of beat's container, sorted by name."""
+def beat_env(namespace: str, *, broker: SecretView, results: SecretView | None = None) -> list[EnvVar]:
+    """Return the `env` list of beat's container, sorted by name; `results` tell whether a task still runs."""
     variables = [*_broker_env(broker), *_identity_env(), {"name": "MUSTER_BEAT_SCOPE", "value": namespace}]
+    if results is not None:
+        variables += _results_env(results)
     return sorted(variables, key=lambda each: str(each["name"]))
 
 
@@ -87,6 +87,13 @@ def _broker_env(broker: SecretView) -> list[EnvVar]:
     variables = [_from_secret("MUSTER_BROKER_URL", broker.name)]
     if CA_KEY in broker.keys:
         variables.append({"name": "MUSTER_BROKER_CA_FILE", "value": f"{BROKER_CA_DIRECTORY}/{CA_KEY}"})
+    return variables
+
+
+def _results_env(results: SecretView) -> list[EnvVar]:
+    variables = [_from_secret("MUSTER_RESULT_URL", results.name)]
+    if CA_KEY in results.keys:
+        variables.append({"name": "MUSTER_RESULT_CA_FILE", "value": f"{RESULTS_CA_DIRECTORY}/{CA_KEY}"})
     return variables
 
 

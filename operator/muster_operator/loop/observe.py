@@ -34,6 +34,7 @@ from muster_operator.model.world import (
     QueueView,
     Rejection,
     ScheduleSnapshot,
+    SecretView,
     Snapshot,
     WorkerView,
 )
@@ -228,6 +229,7 @@ class Observer:
             entries=entries,
             deployment=_deployment(deployment) if deployment is not None else None,
             image=self._image,
+            results_secret=self._results_of(key.namespace, {s.spec.queue for s in schedules}),
             rejections=tuple(memory.rejections.values()),
         )
 
@@ -319,6 +321,14 @@ class Observer:
                     )
                 )
         return tuple(found)
+
+    def _results_of(self, namespace: str, queues: set[str]) -> Reading[SecretView] | None:
+        """Return the Secret of the first pool, by name, that works one of the queues and keeps results."""
+        for body in sorted(self._objects.of("WorkerPool", namespace), key=lambda b: b["metadata"]["name"]):
+            spec = body.get("spec") or {}
+            if queues & set(spec.get("queues") or []) and spec.get("results"):
+                return self._brokers.secret(namespace, spec["results"]["secretRef"]["name"])
+        return None
 
     def _results_kept(self, namespace: str, queue: str) -> bool:
         return any(

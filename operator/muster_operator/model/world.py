@@ -246,4 +246,6 @@ class BeatSnapshot:
     deployment: DeploymentView | None = None
     image: str
     """The engine's image: beat needs none of the user's code."""
+    results_secret: Reading[SecretView] | None = None
+    """The result store of the pools that work the schedules' queues; None when none keeps results."""
     rejections: tuple[Rejection, ...] = ()

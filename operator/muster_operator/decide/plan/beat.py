@@ -15,8 +15,13 @@ def plan_beat(seen: BeatSnapshot) -> Plan:
     actions: list[Action] = []
     rejection = None
     if schedules and isinstance(seen.broker_secret, Known):
+        results = seen.results_secret
         wanted = beat_deployment(
-            seen.namespace, broker=seen.broker_secret.value, image=seen.image, owners=seen.task_queues
+            seen.namespace,
+            broker=seen.broker_secret.value,
+            image=seen.image,
+            owners=seen.task_queues,
+            results=results.value if isinstance(results, Known) else None,
         )
         rejection = rejection_of(wanted, seen.rejections)
         there = seen.deployment is not None and is_as_wanted(wanted, seen.deployment.manifest)
