@@ -237,35 +237,20 @@ class Worker:
             results=None,
             stores_results=True,
             tally=Tally(),
+            clock=world.clock,
+            dice=world.random.random,
         )  # fmt: skip
-        self.tick_at = self.renew_at = 0.0
         self.frozen_until = 0.0
 
     def step(self):
         """Go round once. Returns False when the worker has left. Raises Killed."""
-        loop, now = self.loop, self.world.clock()
         self.pool.advance()
-        # the loop reckons by the machine's clock; here the world's decides what is due
-        loop._retry_at = loop._check_at = 0.0
-        loop._report_at = loop._tick_at = loop._renew_at = inf
-        loop._eta_at = None
-        if now >= self.tick_at or loop._reconcile:
-            self.tick_at = now + 1.0
-            loop._tick_at = loop._report_at = 0.0
-        if now >= self.renew_at:
-            self.renew_at = now + LEASE_SECONDS / 3
-            loop._renew_at = 0.0
-        loop.wake()
-        loop._wait()
-        loop._step()
-        return not loop._gone()
+        return self.loop.step()
 
     def end(self):
         """Be gone: nothing is said to anybody any more."""
         self.transport.close()
-        self.loop._selector.close()
-        self.loop._wake_reader.close()
-        self.loop._wake_writer.close()
+        self.loop.close()
 
 
 class World:
@@ -344,7 +329,7 @@ class World:
             if self.at_rest():
                 return
             self.everybody_steps()
-        held = {w.name: w.loop._held for w in self.workers if w.loop._held}
+        held = [w.name for w in self.workers if not w.loop.idle]
         raise AssertionError(f"not at rest: {Counter(place for place, _ in self.broker.places())}, {held}")
 
     def everybody_steps(self):
@@ -363,7 +348,7 @@ class World:
     def at_rest(self):
         """Nothing stands anywhere but among the dead letters, and no worker believes to hold anything."""
         busy = any(place != "dead" for place, _ in self.broker.places())
-        return not busy and not any(w.pool.active or w.loop._held or w.loop._settle for w in self.workers)
+        return not busy and not any(w.pool.active or not w.loop.idle for w in self.workers)
 
     def close(self):
         for worker in self.workers:

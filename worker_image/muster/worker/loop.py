@@ -14,7 +14,7 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -87,7 +87,10 @@ class _Held(msgspec.Struct):
 
 
 class WorkerLoop:
-    """See the module. `results` is None when results are ignored or stored by the transport itself."""
+    """See the module. `results` is None when results are ignored or stored by the transport itself.
+
+    `clock` gives monotonic seconds and `dice` numbers in [0, 1), by which a fleet spreads its calls.
+    """
 
     def __init__(
         self,
@@ -100,7 +103,11 @@ class WorkerLoop:
         results: ResultStore | None,
         stores_results: bool,
         tally: Tally,
+        clock: Callable[[], float] = time.monotonic,
+        dice: Callable[[], float] = random.random,
     ) -> None:
+        self._clock = clock
+        self._dice = dice
         self._settings = settings
         self._transport = transport
         self._pool = pool
@@ -126,8 +133,6 @@ class WorkerLoop:
         self._revoked: dict[str, None] = {}
         self._revoked_after = 0.0
 
-        self._clock_ahead = 0.0
-        """Broker's clock minus ours, seconds."""
         self._tick_at = 0.0
         self._renew_at = 0.0
         self._report_at = 0.0
@@ -145,7 +150,7 @@ class WorkerLoop:
         self._leave_by: float | None = None
         self.connected = False
         self._was_connected = False
-        self.last_pass = time.monotonic()
+        self.last_pass = clock()
         """When the loop last came round: liveness looks at it."""
         self._busy = 0
 
@@ -191,6 +196,11 @@ class WorkerLoop:
         return self.connected and not self.draining
 
     @property
+    def idle(self) -> bool:
+        """Whether it has nothing in hand, and nothing to tell the broker."""
+        return not (self._held or self._settle)
+
+    @property
     def busy(self) -> int:
         """How many tasks ran at the last look."""
         return self._busy
@@ -203,27 +213,33 @@ class WorkerLoop:
         if descriptor is not None:
             self._selector.register(descriptor, selectors.EVENT_READ)
         try:
-            while not self._gone():
-                self._step()
+            while self.step():
                 self._wait()
             if self.connected:  # a last report, so that nobody waits for this worker
                 self._report_at = self._tick_at = 0.0
                 self._exchange()
         finally:
-            self._watch.close()
+            self.close()
+
+    def close(self) -> None:
+        """Stop watching, and say nothing to anybody. `run` does so at its end."""
+        self._watch.close()
+        self._selector.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def _gone(self) -> bool:
         """Whether it is time to end; a drain that takes too long is cut short here."""
         if self._leave_by is None:
             return False
-        overdue = time.monotonic() >= self._leave_by
+        overdue = self._clock() >= self._leave_by
         if overdue or self._cold_asked:
             self._abandon("ColdShutdown" if self._cold_asked else "DrainTimeout")
             return True
-        return not (self._held or self._settle)
+        return self.idle
 
     def _wait(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         until = min(now + TICK_SECONDS, self._check_at, max(self._tick_at, self._retry_at))
         if self._eta_at is not None and not self.draining:
             until = min(until, max(self._eta_at, self._retry_at))
@@ -234,12 +250,16 @@ class WorkerLoop:
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(64)
             self._woken = False
+
+    def step(self) -> bool:
+        """Come round once, without waiting: for `run`, and for those who keep its time themselves.
+
+        Returns False when it has left. Raises what a broken pool raises.
+        """
+        self.last_pass = now = self._clock()
         if self._notified:
             self._notified = False
             self._hungry = True
-
-    def _step(self) -> None:
-        self.last_pass = now = time.monotonic()
         self._collect(now)
         if self._drain_asked and not self.draining:
             self._enter_drain()
@@ -255,11 +275,12 @@ class WorkerLoop:
             self._exchange()
         if self._publishing and self._publishing[0][1] + PUBLISH_PATIENCE_SECONDS < now:
             self._answer_publishers("the broker cannot be reached")
+        return not self._gone()
 
     def _exchange(self) -> None:
         """Have our turns with the broker: housekeeping when due, then turns while they bring something."""
         try:
-            now = time.monotonic()
+            now = self._clock()
             eta_is_due = self._eta_at is not None and now >= self._eta_at
             if now >= self._tick_at or eta_is_due or self._reconcile:
                 self._tick(now)
@@ -289,8 +310,8 @@ class WorkerLoop:
             raise error
         self._failures += 1
         # full jitter: a fleet must not come back all at once
-        pause = min(5.0, 0.1 * 2 ** min(self._failures, 6)) * (0.5 + random.random() / 2)
-        self._retry_at = time.monotonic() + pause
+        pause = min(5.0, 0.1 * 2 ** min(self._failures, 6)) * (0.5 + self._dice() / 2)
+        self._retry_at = self._clock() + pause
         if self.connected or self._failures == 1:
             logger.warning("%s; %d tasks go on, and the worker tries again", error, len(self._held))
         self.connected = False
@@ -331,8 +352,7 @@ class WorkerLoop:
         self._tick_at = now + TICK_SECONDS
         if report is not None:
             self._last_report = report
-            self._report_at = now + REPORT_SECONDS * (0.9 + random.random() / 5)
-        self._clock_ahead = ticked.now - time.time()
+            self._report_at = now + REPORT_SECONDS * (0.9 + self._dice() / 5)
         if ticked.next_eta is None:
             self._eta_at = None
         else:
@@ -487,7 +507,7 @@ class WorkerLoop:
         if any(job.hard_limit or job.soft_limit for job in jobs):
             self._check_at = 0.0
         elif len(jobs) > self._pool.slots:
-            self._check_at = min(self._check_at, time.monotonic() + BEHIND_SECONDS)
+            self._check_at = min(self._check_at, self._clock() + BEHIND_SECONDS)
 
     def _store_results(self) -> None:
         """Put results into a store of their own before the turn gives their messages up."""
@@ -738,7 +758,7 @@ class WorkerLoop:
             self._give_back(number)
         self._waiting.clear()
         self._given_back.clear()
-        self._collect(time.monotonic())
+        self._collect(self._clock())
         logger.info("draining: %d tasks run", len(self._held))
 
     def _abandon(self, cause: str) -> None:
