@@ -25,12 +25,13 @@ class RouteTable:
 
     def __init__(self, entries: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> None:
         self._exact: dict[str, Any] = {}
-        self._patterns: list[tuple[re.Pattern[str], Any]] = []
+        # by pattern: of two globs that mean the same, such as * and **, the last one's route holds
+        self._patterns: dict[re.Pattern[str], Any] = {}
         for name, route in entries.items() if isinstance(entries, Mapping) else entries:
             if isinstance(name, re.Pattern):
-                self._patterns.append((name, route))
+                self._patterns[name] = route
             elif any(sign in name for sign in "*?["):
-                self._patterns.append((re.compile(fnmatch.translate(name)), route))
+                self._patterns[re.compile(fnmatch.translate(name))] = route
             else:
                 self._exact[name] = route
 
@@ -38,7 +39,7 @@ class RouteTable:
         """Return the route of this name, or None."""
         if name in self._exact:
             return self._exact[name]
-        return next((route for pattern, route in self._patterns if pattern.match(name)), None)
+        return next((route for pattern, route in self._patterns.items() if pattern.match(name)), None)
 
 
 def routers(routes: Any) -> list[Router]:

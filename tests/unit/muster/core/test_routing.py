@@ -4,7 +4,7 @@ import re
 
 import pytest
 from celery.app.routes import MapRoute
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from muster.core.routing import RouteTable, route, routers
@@ -55,6 +55,7 @@ def test_a_function_sees_the_call():
     assert seen == [(("n", (1,), {"a": 2}, {"priority": 1}), {"task": task})]
 
 
+@example({"*": "mail", "**": "slow"}, "a")
 @given(st.dictionaries(PATTERNS, QUEUES, max_size=4), NAMES)
 def test_tables_agree_with_celery(table, name):
     """Any table of names and globs leads where Celery's own leads."""
