@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from installation import Installation
 from kube import Cluster
+from shop import Shop
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +48,34 @@ def crds(cluster: Cluster) -> Cluster:
 def _is_established(crd: dict[str, Any] | None) -> bool:
     conditions = (crd or {}).get("status", {}).get("conditions") or []
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+
+@pytest.fixture(scope="session")
+def muster_installed(cluster: Cluster) -> Iterator[Installation]:
+    """Muster by its chart, from images built of this checkout, for namespaces that the tests share.
+
+    Other tests run operators of their own, so this one sees to its own namespaces only; the CRDs stay.
+    """
+    installation = Installation(cluster, shop=f"shop-{secrets.token_hex(3)}")
+    cluster.create_namespace(installation.shop)
+    installation.upgrade()
+    yield installation
+    installation.remove()
+    cluster.delete_namespace(installation.shop)
+
+
+@pytest.fixture(scope="session")
+def shop(muster_installed: Installation) -> Shop:
+    """The example shop, open for orders."""
+    return Shop(muster_installed.cluster, muster_installed.shop).open()
+
+
+@pytest.fixture
+def empty_shop(shop: Shop) -> Iterator[Shop]:
+    """The shop with empty books and nobody at work; the pool goes to zero afterwards."""
+    shop.clear()
+    yield shop
+    shop.wait_empty()
 
 
 @pytest.fixture
