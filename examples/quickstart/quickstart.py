@@ -62,6 +62,12 @@ def empty():
         """)
 
 
+def summaries():
+    """Return what each summary said: files, lines and words until then."""
+    with closing(database()) as found:
+        return found.execute("SELECT files, lines, words FROM summaries ORDER BY rowid").fetchall()
+
+
 def totals():
     """Return what was found in all files together."""
     names = Counter()
@@ -72,7 +78,6 @@ def totals():
             names.update(json.loads(counted))
             together.update(sha256.encode())
         [(runs,)] = found.execute("SELECT count(*) FROM runs")
-        summaries = found.execute("SELECT files, lines, words FROM summaries ORDER BY rowid").fetchall()
     return {
         "files": count,
         "lines": lines,
@@ -80,5 +85,5 @@ def totals():
         "names": sorted(names.items(), key=lambda item: (-item[1], item[0]))[:5],
         "sha256": together.hexdigest(),
         "runs": runs,
-        "summaries": summaries,
+        "summaries": summaries(),
     }

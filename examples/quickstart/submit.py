@@ -34,7 +34,7 @@ def sources(folder=None):
 def wait_for_summary(count, deadline):
     """Wait until the Schedule has added a summary of all files."""
     while time.monotonic() < deadline:
-        if any(files == count for files, _, _ in quickstart.totals()["summaries"]):
+        if any(files == count for files, _, _ in quickstart.summaries()):
             return
         time.sleep(0.2)
     sys.exit("no summary of all files has come: does beat run?")

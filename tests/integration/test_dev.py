@@ -266,6 +266,7 @@ def test_ctrl_c_lets_running_tasks_finish(place, pool_type):
         (place.folder / "go").touch()
         assert dev.wait() == 0, dev.output
         assert dev.left() == {}
+        assert "gone" not in dev.output
     verdict = place.ledger.check(sent)
     assert not verdict.unfinished
     assert not verdict.extra_runs
@@ -354,6 +355,16 @@ def test_a_worker_that_cannot_start_says_why_and_where(tmp_path):
         assert line[1] in Path(line[2]).read_text()
         assert "logs are kept in" in dev.output
         assert dev.left() == {}
+
+
+def test_tasks_that_are_left_in_a_temporary_broker_are_told(tmp_path):
+    """Ctrl-C before all have run: how many are gone, and how to keep them."""
+    file = tmp_path / "queue.yaml"
+    file.write_text(MANIFESTS.partition("---")[0])
+    code = "import muster; app = muster.Muster(); [app.send_task('none') for _ in range(3)]"
+    with Dev(tmp_path, file, "--run", f'python -c "{code}"') as dev:
+        assert dev.wait() == 0, dev.output
+    assert "3 tasks have not run and are gone with the temporary broker; --data DIR keeps them" in dev.output
 
 
 def test_the_commands_exit_code_is_devs(tmp_path):

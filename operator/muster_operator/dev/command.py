@@ -87,6 +87,9 @@ def dev(
                 keeper.spare()
         if save_picture is not None:
             album.save(save_picture)
+    if session.left_behind and data is None:
+        left = f"{session.left_behind:,} tasks have not run and are gone with the temporary broker"
+        click.echo(f"{left}; --data DIR keeps them for the next time", err=True)
     if home.keep and data is None:
         click.echo(f"logs are kept in {home.folder / 'logs'}", err=True)
     return code

@@ -56,15 +56,13 @@ def news(told: Told, picture: Picture) -> tuple[list[str], Told]:
 
 
 def _sizes(row: PoolRow) -> tuple[object, ...]:
-    return row.desired, row.ready, row.leaving, row.problem, row.decision
+    return row.desired, row.ready, row.leaving, row.decision
 
 
 def _pool(before: PoolRow | None, row: PoolRow, *, figures: bool) -> Iterable[str]:
     decision = row.decision
     if decision is not None and (before is None or before.decision != decision):
         yield f"pool {row.name}: {decision.from_} → {decision.to} workers, {why(decision)}"
-    if row.problem and (before is None or before.problem != row.problem):
-        yield f"pool {row.name}: {row.problem}"
     if before is None or _sizes(before) != _sizes(row):
         leaving = f", {row.leaving} leaving" if row.leaving else ""
         yield f"pool {row.name}: {row.ready} of {row.desired} workers ready{leaving}"

@@ -43,7 +43,6 @@ class PoolRow:
     """Tasks that its workers are done with, in all."""
     per_second: float = 0.0
     decision: LastDecision | None = None
-    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +66,17 @@ class Picture:
     """When `muster dev` began."""
     title: str
     broker: str
+    """Which brokers there are."""
+    logs: str = ""
+    """Where the logs are."""
     queues: tuple[QueueRow, ...] = ()
     pools: tuple[PoolRow, ...] = ()
     schedules: tuple[ScheduleRow, ...] = ()
     troubles: tuple[str, ...] = ()
     """What is wrong now and with which remedy, a line each."""
     draining: bool = False
+    ended: bool = False
+    """Nothing runs any more."""
 
 
 def rate_per_second(totals: Sequence[tuple[datetime, int]], now: datetime) -> float:
@@ -108,17 +112,10 @@ _SENTENCES: Final[Mapping[str, str]] = {
 
 
 def _figures(inputs: Mapping[str, object]) -> str:
-    needed, each, wanted, most = (
-        inputs.get(name) for name in ("neededSlots", "slotsPerWorker", "wanted", "most")
-    )
+    needed, each = inputs.get("neededSlots"), inputs.get("slotsPerWorker")
     if not isinstance(needed, int) or not isinstance(each, int):
         return ""
-    bound = (
-        f", at most {number(most)}"
-        if isinstance(wanted, int) and isinstance(most, int) and wanted > most
-        else ""
-    )
-    return f": {number(needed)} slots needed, {number(each)} a worker{bound}"
+    return f": {number(needed)} slots needed, {number(each)} a worker"
 
 
 def number(count: int | None) -> str:

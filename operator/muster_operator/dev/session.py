@@ -44,9 +44,11 @@ from .picture import Picture, PoolRow, QueueRow, ScheduleRow, rate_per_second
 from .processes import Keeper, Process
 
 PASS_SECONDS: Final = 0.25
+LAST_LOOK: Final = timedelta(seconds=2)
 IDLE_FOR: Final = timedelta(seconds=2)
 INTERRUPTED: Final = 130
 DATABASE: Final = "muster.db"
+LOGS: Final = "logs"
 ENGINE: Final = "muster"
 """Stands where a cluster has the engine's image."""
 
@@ -116,6 +118,8 @@ class Session:
         self._code = 0
         self.failed = False
         """Whether something went wrong whose log may be wanted."""
+        self.left_behind = 0
+        """At the end: tasks in the embedded broker that have not ended."""
 
     # the run
 
@@ -133,6 +137,8 @@ class Session:
                 while not self._over():
                     await self._pass()
                     await self._rest()
+                if self._code != INTERRUPTED:
+                    await self._look_once_more()
                 self._show.picture(self._picture())
             finally:
                 self._cluster.pods.end_all()
@@ -146,6 +152,23 @@ class Session:
             return True
         ended = self._command is None or self._command.exit_code() is not None
         return self._ending and ended and not self._cluster.pods.running()
+
+    async def _look_once_more(self) -> None:
+        """Wait for readings from after the end, so that what is shown last is how things are."""
+        since = self._clock()
+        deadline = since + LAST_LOOK
+        names = list(self._declared.queues)
+        while self._clock() < deadline:
+            readings = [self._queue(name).reading for name in names]
+            if all(isinstance(reading, Known) and reading.at >= since for reading in readings):
+                break
+            await self._rest()
+        rows = [
+            self._queue_row(name)
+            for name, queue in self._declared.queues.items()
+            if (name[0], queue.spec.broker.secret_ref.name) not in self._declared.secrets
+        ]
+        self.left_behind = sum((row.ready or 0) + (row.running or 0) + (row.waiting or 0) for row in rows)
 
     async def _pass(self) -> None:
         self._cluster.sync()
@@ -353,18 +376,21 @@ class Session:
             now=self._clock(),
             since=self._since,
             title=self._wishes.title,
-            broker=self._places(),
+            broker=self._named_brokers(),
+            logs=str(self._home / LOGS),
             queues=tuple(self._queue_row(name) for name in self._declared.queues),
             pools=tuple(self._pool_row(name) for name in self._declared.pools),
             schedules=tuple(self._schedule_row(name) for name in self._declared.schedules),
             troubles=self._cluster.pods.troubles(),
             draining=self._ending,
+            ended=self._ending and not self._cluster.pods.running(),
         )
 
-    def _places(self) -> str:
-        secrets = {(key[0], each.spec.broker.secret_ref.name) for key, each in self._declared.queues.items()}
-        urls = sorted({mask(self._secrets[key]["url"]) for key in secrets})
-        return f"{', '.join(urls)} · logs in {self._home / 'logs'}"
+    def _named_brokers(self) -> str:
+        names = {(key[0], each.spec.broker.secret_ref.name) for key, each in self._declared.queues.items()}
+        given = {mask(self._secrets[key]["url"]) for key in names if key in self._declared.secrets}
+        embedded = {"embedded broker"} if names - set(self._declared.secrets) else set()
+        return ", ".join(sorted(given | embedded))
 
     def _queue_row(self, name: Name) -> QueueRow:
         seen = self._queue(name)

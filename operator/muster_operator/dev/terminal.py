@@ -4,6 +4,7 @@
 """
 
 import io
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from .picture import Picture, clock
 from .session import Show
 from .view import draw
 
-PICTURE_WIDTH: Final = 110
+PICTURE_WIDTH: Final = 90
 
 
 class Plain:
@@ -99,5 +100,5 @@ class Album:
         if self._best is None:
             return
         console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), force_terminal=True)
-        console.print(draw(self._best[1], PICTURE_WIDTH))
+        console.print(draw(replace(self._best[1], logs=""), PICTURE_WIDTH))
         console.save_svg(str(file), title="muster dev")

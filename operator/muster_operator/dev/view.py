@@ -1,10 +1,12 @@
 """A Picture on a terminal, drawn with rich.
 
-`dev.session` shows it while it runs; `dev.command` writes it as SVG. It knows the words and figures of
-`dev.picture` and where they fit: on a narrow terminal the columns of least use go first.
+`dev.terminal` shows it while a session runs and writes it as SVG. It knows the words and figures of
+`dev.picture` and where they fit: on a narrow terminal the columns of least use go first. All tables have
+names of one width and figures of another, so that figures stand below figures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, TypeAlias
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,152 +14,163 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
-from .picture import Picture, PoolRow, QueueRow, ScheduleRow, age, ago, ahead, number, slots, why
+from .picture import Picture, PoolRow, age, ago, ahead, number, slots, why
 
-WIDE = 100
-"""From so many columns on everything is shown."""
-NARROW = 72
+WIDEST: Final = 130
+WIDE: Final = 125
+"""From so many columns on a decision stands in its pool's row, else below the table."""
+NARROW: Final = 72
 """Below, what is of least use is left out."""
-WIDEST = 120
-"""What is wider makes figures hard to follow along their row."""
+TINY: Final = 52
+NAME: Final = 8
+"""Least room for a name, and for the longest title above names."""
+FIGURE: Final = 8
+
+Kind: TypeAlias = Literal["name", "figure", "text"]
+Column: TypeAlias = tuple[str, Kind]
 
 
 def draw(picture: Picture, width: int) -> RenderableType:
     """Return what to show on a terminal of `width` columns."""
     width = min(width, WIDEST)
+    rows = [row.name for table in (picture.queues, picture.pools, picture.schedules) for row in table]
+    names = max(NAME, min(max(map(len, rows), default=0), width // 4))
     parts: list[RenderableType] = [_head(picture, width)]
     if picture.queues:
-        parts += ["", _queues(picture.queues, width)]
+        parts += ["", _queues(picture, width, names)]
     if picture.pools:
-        parts += ["", _pools(picture, width)]
+        parts += ["", _pools(picture, width, names)]
     if picture.schedules:
-        parts += ["", _schedules(picture, width)]
-    if picture.troubles:
-        parts.append("")
-        parts += [Text(f"! {each}", style="bold red", overflow="fold") for each in picture.troubles]
+        parts += ["", _schedules(picture, width, names)]
+    troubles = [*_problems(picture), *picture.troubles]
+    if troubles:
+        parts += ["", *(Text(f"! {each}", style="bold red", overflow="fold") for each in troubles)]
     return Constrain(Group(*parts), width)
 
 
 def _head(picture: Picture, width: int) -> RenderableType:
     running = age((picture.now - picture.since).total_seconds())
-    left = Text.assemble(("muster dev ", "bold"), (picture.title, "bold cyan"), f"  {running}")
-    hint = "draining; Ctrl-C ends at once" if picture.draining else "Ctrl-C drains and leaves"
+    left = Text.assemble(("muster dev ", "bold"), (picture.title, "bold cyan"), f"  {running} ")
+    if picture.ended:
+        hint = Text("ended", style="dim")
+    elif picture.draining:
+        hint = Text("draining; Ctrl-C ends at once", style="bold yellow")
+    else:
+        hint = Text("Ctrl-C drains and leaves", style="dim")
     head = Table.grid(expand=True)
     head.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     head.add_column(justify="right", no_wrap=True)
-    head.add_row(left, Text(hint, style="bold yellow" if picture.draining else "dim"))
+    head.add_row(left, hint)
     if width < NARROW:
         return head
-    return Group(head, Text(picture.broker, style="dim", no_wrap=True, overflow="ellipsis"))
+    places = picture.broker + (f" · logs in {picture.logs}" if picture.logs else "")
+    return Group(head, Text(places, style="dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _table(*columns: tuple[str, str]) -> Table:
-    """Return an empty table. Columns are (title, how: `l` text, `r` figure, `w` takes what room is left)."""
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1), show_edge=False)
-    for title, how in columns:
+def _table(names: int, columns: Sequence[Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for title, kind in columns:
         table.add_column(
             title,
-            justify="right" if how == "r" else "left",
+            justify="right" if kind == "figure" else "left",
+            min_width={"name": names, "figure": FIGURE, "text": 0}[kind],
+            max_width=names if kind == "name" else None,
             no_wrap=True,
             overflow="ellipsis",
-            ratio=1 if how == "w" else None,
             header_style="bold dim",
-            min_width=len(title) if how == "r" else 8,
         )
     return table
 
 
-def _queues(rows: Sequence[QueueRow], width: int) -> RenderableType:
-    wide = width >= NARROW
-    aged = wide and any(row.oldest_seconds is not None for row in rows)
-    table = _table(
-        ("QUEUE", "w"),
-        ("READY", "r"),
-        ("RUNNING", "r"),
-        *((("WAITING", "r"),) if wide else ()),
-        ("DEAD", "r"),
-        *((("OLDEST", "r"),) if aged else ()),
-    )
-    for row in rows:
-        name = Text.assemble(row.name, (f"  {row.problem}", "red") if row.problem else "")
-        table.add_row(
-            name,
-            _figure(row.ready, "bold yellow"),
-            _figure(row.running, "bold green"),
-            *((_figure(row.waiting, ""),) if wide else ()),
-            _figure(row.dead, "bold red"),
-            *((age(row.oldest_seconds),) if aged else ()),
-        )
+def _queues(picture: Picture, width: int, names: int) -> RenderableType:
+    roomy = width >= NARROW
+    aged = roomy and any(row.oldest_seconds is not None for row in picture.queues)
+    columns: list[Column] = [("QUEUE", "name"), ("READY", "figure"), ("RUNNING", "figure")]
+    if roomy:
+        columns.append(("WAITING", "figure"))
+    columns.append(("DEAD", "figure"))
+    if aged:
+        columns.append(("OLDEST", "figure"))
+    table = _table(names, columns)
+    for row in picture.queues:
+        cells = [Text(row.name), _figure(row.ready, "bold yellow"), _figure(row.running, "bold green")]
+        if roomy:
+            cells.append(_figure(row.waiting, ""))
+        cells.append(_figure(row.dead, "bold red"))
+        if aged:
+            cells.append(Text(age(row.oldest_seconds)))
+        table.add_row(*cells)
     return table
 
 
-def _pools(picture: Picture, width: int) -> RenderableType:
-    wide, room = width >= NARROW, width >= WIDE
-    table = _table(
-        ("POOL", "l" if room else "w"),
-        ("DESIRED", "r"),
-        ("READY", "r"),
-        ("BUSY", "r"),
-        *((("DONE", "r"),) if wide else ()),
-        ("TASKS/S", "r"),
-        *((("LAST DECISION", "w"),) if room else ()),
-    )
+def _pools(picture: Picture, width: int, names: int) -> RenderableType:
+    roomy, wide = width >= NARROW, width >= WIDE
+    columns: list[Column] = [("POOL", "name"), ("DESIRED", "figure"), ("READY", "figure"), ("BUSY", "figure")]
+    if roomy:
+        columns.append(("DONE", "figure"))
+    if width >= TINY:
+        columns.append(("TASKS/S", "figure"))
+    if wide:
+        columns.append(("LAST DECISION", "text"))
+    table = _table(names, columns)
     for row in picture.pools:
-        table.add_row(
-            Text(row.name),
-            _figure(row.desired, "bold"),
-            _ready(row),
-            slots(row),
-            *((number(row.done),) if wide else ()),
-            f"{row.per_second:,.0f}",
-            *((_decision(row, picture),) if room else ()),
-        )
-    if room:
+        cells = [Text(row.name), _figure(row.desired, "bold"), _ready(row), Text(slots(row))]
+        if roomy:
+            cells.append(_figure(row.done, ""))
+        if width >= TINY:
+            cells.append(Text(f"{row.per_second:,.0f}"))
+        if wide:
+            cells.append(_decision(row, picture))
+        table.add_row(*cells)
+    if wide:
         return table
-    said = [
+    below = [
         Text.assemble((f"{row.name} ", "dim"), _decision(row, picture), overflow="ellipsis", no_wrap=True)
         for row in picture.pools
-        if row.decision is not None or row.problem
+        if row.decision is not None
     ]
-    return Group(table, *said)
+    return Group(table, *below)
 
 
 def _ready(row: PoolRow) -> Text:
-    style = "bold green" if row.ready >= row.desired > 0 else "" if row.ready >= row.desired else "yellow"
+    style = "yellow" if row.ready < row.desired else "bold green" if row.ready else "dim"
     leaving = f" -{row.leaving}" if row.leaving else ""
     return Text.assemble((number(row.ready), style), (leaving, "magenta"))
 
 
 def _decision(row: PoolRow, picture: Picture) -> Text:
-    if row.problem:
-        return Text(row.problem, style="red")
     decision = row.decision
     if decision is None:
         return Text("-", style="dim")
     return Text.assemble(
         (f"{decision.from_} → {decision.to} ", "bold"),
+        (f"{ago(decision.time, picture.now)}, ", "dim"),
         why(decision),
-        (f", {ago(decision.time, picture.now)}", "dim"),
     )
 
 
-def _schedules(picture: Picture, width: int) -> RenderableType:
-    wide = width >= NARROW
-    table = _table(
-        ("SCHEDULE", "w"), *((("WHEN", "l"),) if wide else ()), ("LAST RUN", "r"), ("NEXT RUN", "r")
-    )
+def _schedules(picture: Picture, width: int, names: int) -> RenderableType:
+    columns: list[Column] = [("SCHEDULE", "name"), ("LAST RUN", "figure"), ("NEXT RUN", "figure")]
+    if width >= NARROW:
+        columns.append(("WHEN", "text"))
+    table = _table(names, columns)
     for row in picture.schedules:
-        table.add_row(
-            _schedule_name(row),
-            *((row.timing,) if wide else ()),
-            ago(row.last_at, picture.now),
-            "suspended" if row.suspended else ahead(row.next_at, picture.now),
-        )
+        cells = [
+            Text(row.name),
+            Text(ago(row.last_at, picture.now)),
+            Text("suspended" if row.suspended else ahead(row.next_at, picture.now)),
+        ]
+        if width >= NARROW:
+            cells.append(Text(row.timing))
+        table.add_row(*cells)
     return table
 
 
-def _schedule_name(row: ScheduleRow) -> Text:
-    return Text.assemble(row.name, (f"  {row.problem}", "red") if row.problem else "")
+def _problems(picture: Picture) -> Iterator[str]:
+    for kind, rows in (("queue", picture.queues), ("schedule", picture.schedules)):
+        for row in rows:
+            if row.problem:
+                yield f"{kind} {row.name}: {row.problem}"
 
 
 def _figure(count: int | None, style: str) -> Text:

@@ -1,6 +1,8 @@
 """Facts about the live view: what a Picture looks like at several widths, and the words for its figures."""
 
 import io
+import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -77,11 +79,12 @@ def row(text, name):
 
 def test_everything_stands_in_a_wide_view():
     """Queues, pools with their last decision and why, schedules with last and next run."""
-    text = drawn(PICTURE, 120)
+    text = drawn(PICTURE, 130)
     assert row(text, "files") == ["files", "1,234", "8", "3", "2", "1", "m", "01", "s"]
-    assert "4 3 -1 7/8 586 210 0 → 4 to the maximum: 1,790 slots needed, 2 a worker" in " ".join(text.split())
-    assert row(text, "summary") == ["summary", "every", "2s", "1", "s", "ago", "in", "1", "s"]
-    assert row(text, "nightly") == ["nightly", "0", "3", "*", "*", "*", "-", "suspended"]
+    decision = "0 → 4 1 m 15 s ago, to the maximum: 1,790 slots needed, 2 a worker"
+    assert f"4 3 -1 7/8 586 210 {decision}" in " ".join(text.split())
+    assert row(text, "summary") == ["summary", "1", "s", "ago", "in", "1", "s", "every", "2s"]
+    assert row(text, "nightly") == ["nightly", "-", "suspended", "0", "3", "*", "*", "*"]
     assert "Ctrl-C drains and leaves" in text
 
 
@@ -100,7 +103,9 @@ def test_what_cannot_be_read_is_a_dash_with_its_reason():
     broken = Picture(
         now=NOW, since=NOW, title="a", broker="b", queues=(QueueRow(name="mail", problem="no answer"),)
     )
-    assert row(drawn(broken, 100), "mail") == ["mail", "no", "answer", "-", "-", "-", "-"]
+    text = drawn(broken, 100)
+    assert row(text, "mail") == ["mail", "-", "-", "-", "-"]
+    assert "! queue mail: no answer" in text
 
 
 def test_troubles_stand_below():
@@ -108,6 +113,22 @@ def test_troubles_stand_below():
     trouble = "files-1: ended with exit code 1; log: /somewhere/far/away/in/a/deep/folder/files-1.log"
     text = drawn(Picture(now=NOW, since=NOW, title="a", broker="b", troubles=(trouble,)), 50)
     assert "".join(text.split()).endswith("!" + "".join(trouble.split()))
+
+
+def test_figures_stand_below_figures():
+    """The tables have columns of one width, so that an eye runs down them."""
+    lines = drawn(replace(PICTURE, schedules=PICTURE.schedules[:1]), 130).splitlines()
+    heads = [line for line in lines if line.startswith(("QUEUE", "POOL", "SCHEDULE"))]
+    ends = {tuple(at.end() for at in re.finditer(r"\S+( RUN)?", line))[1:3] for line in heads}
+    assert len(heads) == 3
+    assert len(ends) == 1
+
+
+def test_the_end_is_said():
+    """When nothing runs any more nothing is left to be interrupted."""
+    text = drawn(Picture(now=NOW, since=NOW, title="a", broker="b", draining=True, ended=True), 100)
+    assert "ended" in text
+    assert "Ctrl-C" not in text
 
 
 def test_draining_is_said():
