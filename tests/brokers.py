@@ -92,9 +92,6 @@ class Broker(ABC):
     @abstractmethod
     def result(self, task_id) -> bytes | None: ...
 
-    @abstractmethod
-    def revoke(self, task_id): ...
-
 
 @dataclass
 class Clock:
@@ -149,9 +146,6 @@ class OnMemory(Broker):
     def result(self, task_id):
         return self.results.documents.get(task_id)
 
-    def revoke(self, task_id):
-        self.broker.revoke([task_id])
-
     def places(self):
         """(place, message) of every message, wherever it is."""
         return list(self.broker.places())
@@ -203,11 +197,6 @@ class OnSQLite(Broker):
     def result(self, task_id):
         found = self.query("SELECT document FROM results WHERE task_id = ?", task_id)
         return found[0][0] if found else None
-
-    def revoke(self, task_id):
-        observer = self.make_observer()
-        observer.revoke([task_id])
-        observer.close()
 
     def places(self):
         """(place, message) of every message, wherever it is."""
@@ -272,9 +261,6 @@ class OnRedis(Broker):
 
     def result(self, task_id):
         return self.client.get(RedisKeys().result(task_id))
-
-    def revoke(self, task_id):
-        self.client.zadd(RedisKeys().revoked, {task_id: self.now()})
 
     def close(self):
         super().close()

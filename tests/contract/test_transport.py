@@ -11,7 +11,7 @@ import pytest
 
 from brokers import POOL, OnMemory, OnRedis, OnSQLite, message
 from muster.core.effects import Publication, StoredResult
-from muster.transports.base import Settlement, Start, Tick, Turn, Verdict
+from muster.transports.base import Sending, Settlement, Start, Tick, Turn, Verdict
 from muster.wire.message import peek
 
 LONG, SHORT = 60.0, 0.05
@@ -394,24 +394,46 @@ def test_a_settlement_counts_once(broker):
     assert broker.depth("other").ready == 1
 
 
-@pytest.mark.parametrize("tag", ["", "given"])
-def test_after_an_early_ack_results_and_publications_are_carried_out(broker, tag):
-    """ACKED: the message has gone already, or there never was one; what else the run brought is not lost."""
+def test_after_an_early_ack_results_and_publications_are_carried_out(broker):
+    """ACKED: the message has gone already; what else the run brought is not lost, and not doubled."""
     broker.publish(message("1"))
     transport = broker.transport()
     [delivery] = claim(transport, run=1)
     assert settle(transport, delivery, Verdict.ACK)
     document = b'{"status":"SUCCESS","result":1,"task_id":"1"}'
-    settlement = Settlement(
-        tag=tag and delivery.tag,
-        queue="mail",
-        verdict=Verdict.ACKED,
-        publish=[Publication("mail", message("2"))],
-        result=StoredResult("1", document, "SUCCESS", 0, 3600),
-    )
-    assert list(transport.turn(Turn(settle=[settlement])).settled) == [True]
+    for _ in range(3):  # the answers may have got lost
+        assert settle(
+            transport,
+            delivery,
+            Verdict.ACKED,
+            publish=[Publication("mail", message("2"))],
+            result=StoredResult("1", document, "SUCCESS", 0, 3600),
+        )
     assert broker.result("1") == document
     assert raws(claim(transport)) == [message("2")]
+
+
+def test_what_a_task_asks_to_publish_is_sent_once(broker):
+    """A sending that is said again, because its answer got lost, is done once; another one is another."""
+    broker.transport("later").tick(Tick())
+    transport, other = broker.transport(worker="one"), broker.transport(worker="two")
+    first = Sending("first", [Publication("mail", message("1")), Publication("mail", message("2"))])
+    second = Sending("second", [Publication("later", message("3"), 0, broker.now() + 500)])
+    transport.turn(Turn(send=[first]))
+    other.turn(Turn(send=[Sending("theirs", [Publication("mail", message("4"))])]))
+    transport.turn(Turn(send=[first, second]))
+    transport.turn(Turn())
+    transport.turn(Turn(send=[first, second]))
+    assert raws(claim(transport)) == [message("1"), message("2"), message("4")]
+    assert broker.depth("later").waiting == 1
+    transport.turn(Turn(send=[Sending("third", first.publications)]))
+    assert raws(claim(transport)) == [message("1"), message("2")]
+
+
+def test_a_turn_sends_before_it_claims(broker):
+    """So an idle worker starts at once what its own tasks have sent."""
+    turned = broker.transport().turn(Turn(send=[Sending("1", [Publication("mail", message())])], claim=1))
+    assert raws(turned.deliveries) == [message()]
 
 
 def test_a_tag_that_never_was_is_not_ours(broker):
@@ -523,6 +545,21 @@ def test_reconciling_gives_back_what_was_claimed_in_an_answer_that_got_lost(brok
     assert settle(two, foreign, Verdict.ACK)
 
 
+def test_a_worker_that_comes_again_under_its_name_begins_anew(broker):
+    """A restarted container has the name of the one before, and neither takes the other's messages."""
+    broker.publish(*(message(str(n)) for n in range(4)))
+    before, after = broker.transport(worker="one", lease_seconds=SHORT), broker.transport(worker="one")
+    earlier, later = claim(before, 2, run=1), claim(after, 2, run=1)
+    assert len({delivery.tag for delivery in earlier + later}) == 4
+    after.tick(Tick(renew=[(d.queue, d.tag) for d in later], reconcile=True))
+    depth = broker.depth()
+    assert (depth.ready, depth.claimed, depth.running) == (0, 2, 2)
+    assert all(settle(after, delivery, Verdict.ACK) for delivery in later)
+    broker.elapse(2 * SHORT)
+    after.tick(Tick())
+    assert {(peek(d.raw).id, peek(d.raw).losses) for d in claim(after)} == {("0", 1), ("1", 0)}
+
+
 # -- waiting for a time
 
 
@@ -597,11 +634,12 @@ def test_a_loss_stays_noted_while_a_message_waits(broker):
 def test_revocations_are_told_by_time(broker):
     """A tick returns the ids revoked after the time that the worker knows of."""
     transport = broker.transport()
-    broker.revoke("first")
+    observer = broker.observer()
+    observer.revoke(["first"])
     ticked = transport.tick(Tick())
     assert list(ticked.revoked) == ["first"]
     broker.elapse(0.01)
-    broker.revoke("second")
+    observer.revoke(["second"])
     assert list(transport.tick(Tick(revoked_after=ticked.now)).revoked) == ["second"]
     assert sorted(broker.transport(worker="new").tick(Tick()).revoked) == ["first", "second"]
 

@@ -32,6 +32,7 @@ WEEK_SECONDS: Final = 7 * 86400
 DEAD_LETTERS_KEPT: Final = 100_000
 REPORTS_KEPT_SECONDS: Final = 60
 CONTROLS_KEPT_SECONDS: Final = 600
+SENT_KEPT_SECONDS: Final = 3600
 
 _Done = TypeVar("_Done")
 
@@ -121,6 +122,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             run BLOB NOT NULL,
             PRIMARY KEY (scope, uid)
         )""",
+    ),
+    (
+        # what a worker said last of all that is done once however often it is said
+        """CREATE TABLE sent (
+            worker TEXT NOT NULL,
+            token TEXT NOT NULL,
+            at REAL NOT NULL,
+            PRIMARY KEY (worker, token)
+        ) WITHOUT ROWID""",
     ),
 )
 """Each entry leads from one version of the tables to the next; a new need is a new entry at the end."""
@@ -382,6 +392,7 @@ def clean(connection: sqlite3.Connection, now: float) -> None:
             {"place": place, "kept": DEAD_LETTERS_KEPT},
         )
     connection.execute("DELETE FROM reports WHERE at < ?", (now - REPORTS_KEPT_SECONDS,))
+    connection.execute("DELETE FROM sent WHERE at < ?", (now - SENT_KEPT_SECONDS,))
     connection.execute("DELETE FROM controls WHERE at < ?", (now - CONTROLS_KEPT_SECONDS,))
     connection.execute("DELETE FROM revoked WHERE at < ?", (now - WEEK_SECONDS,))
     connection.execute("DELETE FROM results WHERE expires_at > 0 AND expires_at <= ?", (now,))

@@ -1,20 +1,12 @@
 """`app.control`: what can be asked of workers from an application."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from muster.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from muster.app.app import Muster
-
-
-@runtime_checkable
-class Revoker(Protocol):
-    """A broker that keeps the ids of revoked tasks."""
-
-    def revoke(self, task_ids: Iterable[str]) -> None:
-        """Note these ids as revoked from now on. Raises BrokerUnavailable."""
 
 
 class Control:
@@ -39,8 +31,6 @@ class Control:
 
         observer = connect_observer(settings.broker_url, settings.broker_transport_options, {})
         try:
-            if not isinstance(observer, Revoker):
-                raise ConfigurationError(f"a {type(observer).__name__} cannot pass revocations on")
             observer.revoke([task_id] if isinstance(task_id, str) else list(task_id))
         finally:
             observer.close()

@@ -6,7 +6,7 @@ takes is the broker's, in Unix seconds. A message in a worker's hands is *claime
 started) or *running*; either way it is held by a lease that `tick` renews and anyone's `tick` ends.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -31,8 +31,8 @@ class Verdict(IntEnum):
     REQUEUE = 5
     """Back to its queue as it came, behind the others: the task asked for it (`Reject(requeue=True)`)."""
     ACKED = 6
-    """It was acknowledged before it started (early ack), or there is no message at all (`tag` is empty):
-    only `result` and `publish` remain, and they are carried out."""
+    """It was acknowledged before it started (early ack): only `result` and `publish` remain. They are
+    carried out, `publish` once however often this is said."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -65,6 +65,14 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     publish: Sequence[Publication] = ()
 
 
+class Sending(msgspec.Struct, frozen=True):
+    """What a running task asked to publish and waits for. Said again, in the next turns, it is done once."""
+
+    token: str
+    """Different for each sending of all workers."""
+    publications: Sequence[Publication]
+
+
 class Start(msgspec.Struct, frozen=True):
     """A claimed message that is about to be handed to the pool. `extra_run` is JSON [queue, task, cause]."""
 
@@ -77,6 +85,7 @@ class Turn(msgspec.Struct, kw_only=True):
     """All that the worker's loop has for the broker at one moment: one round trip."""
 
     settle: Sequence[Settlement] = ()
+    send: Sequence[Sending] = ()
     start: Sequence[Start] = ()
     claim: int = 0
     """How many messages to take at most."""
@@ -138,7 +147,7 @@ class Transport(Protocol):
     """
 
     def turn(self, turn: Turn) -> Turned:
-        """Carry out settlements, then starts, then the claim."""
+        """Carry out settlements and sendings, then starts, then the claim."""
 
     def tick(self, tick: Tick) -> Ticked:
         """Renew leases, end foreign expired ones, move due ETAs, report, read the mailbox."""
@@ -200,6 +209,9 @@ class Observer(Protocol):
 
     def send(self, worker: str, control: bytes) -> None:
         """Put a control message into a worker's mailbox."""
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Tell every worker, at its next tick, that these tasks shall not run. Kept for a week."""
 
     def server(self) -> ServerFacts:
         """Return what the broker says of itself."""

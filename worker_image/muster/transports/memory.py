@@ -52,7 +52,7 @@ class _Message:
 @dataclass(kw_only=True)
 class _Held:
     message: _Message
-    worker: str
+    holder: "MemoryTransport"
     running: bool
     deadline: float
 
@@ -95,6 +95,8 @@ class MemoryBroker:
         self._mailboxes: dict[str, list[bytes]] = {}
         self._revoked: dict[str, float] = {}
         self._extra_runs: dict[tuple[str, str, str], int] = {}
+        self._sent: dict[str, set[str]] = {}
+        """Worker → what it said last of all that must be done once."""
         self._watches: list[MemoryWatch] = []
 
     # -- views
@@ -165,9 +167,20 @@ class MemoryBroker:
             else:
                 self._enqueue(message)
 
-    def _settle(self, settlement: Settlement, dead_letter: str, now: float) -> bool:
+    def _new(self, turn: Turn, worker: str) -> set[str]:
+        """Return the tags and tokens of what this turn says for the first time, of all that is done once."""
+        acked = (s.tag for s in turn.settle if s.verdict is Verdict.ACKED and s.publish)
+        said = {*acked, *(sending.token for sending in turn.send)}
+        if not said:
+            return said
+        before = self._sent.get(worker, set())
+        self._sent[worker] = said
+        return said - before
+
+    def _settle(self, settlement: Settlement, dead_letter: str, new: set[str], now: float) -> bool:
         if settlement.verdict is Verdict.ACKED:
-            self._publish(settlement.publish, now)
+            if settlement.tag in new:
+                self._publish(settlement.publish, now)
             return True
         if self._find(settlement) is None:
             return False
@@ -229,7 +242,11 @@ class MemoryBroker:
         with self._lock:
             now = self._clock()
             deadline = now + transport.lease_seconds
-            settled = [self._settle(s, transport.dead_letter(s.queue), now) for s in turn.settle]
+            new = self._new(turn, transport.worker)
+            settled = [self._settle(s, transport.dead_letter(s.queue), new, now) for s in turn.settle]
+            for sending in turn.send:
+                if sending.token in new:
+                    self._publish(sending.publications, now)
             started = [self._start(start, deadline) for start in turn.start]
             deliveries = []
             runs_left = turn.run
@@ -237,9 +254,7 @@ class MemoryBroker:
                 tag = transport.next_tag()
                 running = runs_left > 0 and not may_have_run(message.raw)
                 runs_left -= running
-                self._held[tag] = _Held(
-                    message=message, worker=transport.worker, running=running, deadline=deadline
-                )
+                self._held[tag] = _Held(message=message, holder=transport, running=running, deadline=deadline)
                 deliveries.append(Delivery(tag, message.queue, message.raw, running))
             watches = self._woken()
         for watch in watches:
@@ -257,7 +272,7 @@ class MemoryBroker:
                 else:
                     held.deadline = now + transport.lease_seconds
             if tick.reconcile:
-                self._reconcile(transport.worker, transport.queues, {tag for _, tag in tick.renew})
+                self._reconcile(transport, {tag for _, tag in tick.renew})
             self._end_leases(transport.queues, now)
             next_eta = self._move_due(transport.queues, now)
             if tick.report is not None:
@@ -269,10 +284,10 @@ class MemoryBroker:
             watch.fire()
         return Ticked(now=now, next_eta=next_eta, commands=commands, revoked=revoked, gone=gone)
 
-    def _reconcile(self, worker: str, queues: Sequence[str], ours: set[str]) -> None:
+    def _reconcile(self, transport: "MemoryTransport", ours: set[str]) -> None:
         """Give back, as it came, what stands under a worker's name and is not in its hands."""
         for tag, held in list(self._held.items()):
-            if held.worker == worker and held.message.queue in queues and tag not in ours:
+            if held.holder is transport and held.message.queue in transport.queues and tag not in ours:
                 self._enqueue(self._held.pop(tag).message)
 
     def _end_leases(self, queues: Sequence[str], now: float) -> None:
@@ -375,7 +390,7 @@ class MemoryTransport:
         return self._dead_letters.get(queue, f"{queue}.dead")
 
     def turn(self, turn: Turn) -> Turned:
-        """Carry out settlements, then starts, then the claim."""
+        """Carry out settlements and sendings, then starts, then the claim."""
         return self._broker._turn(turn, self)
 
     def tick(self, tick: Tick) -> Ticked:
@@ -444,6 +459,10 @@ class MemoryObserver:
         """Put a control message into a worker's mailbox."""
         with self._broker._lock:
             self._broker._mailboxes.setdefault(worker, []).append(control)
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Tell every worker, at its next tick, that these tasks shall not run."""
+        self._broker.revoke(task_ids)
 
     def server(self) -> ServerFacts:
         """Return that it is this process' memory."""

@@ -175,11 +175,12 @@ class RedisTransport:
         self._lease = lease_seconds
         self._dead = dead_letters
         self._results = results
-        self._next = 1
+        # a restarted container has the worker's name again, and must not name its claims as the one before
+        self._first = self._next = time.time_ns() // 1000
         self._watch: RedisWatch | None = None
 
     def turn(self, turn: Turn) -> Turned:
-        """Carry out settlements, then starts, then the claim, in one script."""
+        """Carry out settlements and sendings, then starts, then the claim, in one script."""
         claim = min(turn.claim, MAX_CLAIM)
         args = (
             [self._settlement(settlement) for settlement in turn.settle],
@@ -190,6 +191,10 @@ class RedisTransport:
             self._next,
             self._lease,
             self._queues,
+            [
+                (sending.token, [publication_args(publication) for publication in sending.publications])
+                for sending in turn.send
+            ],
         )
         with outage(self._server.place):
             reply = self._server.run("turn", args, fragment("result"))
@@ -249,6 +254,7 @@ class RedisTransport:
             self._lease,
             self._queues,
             tick.reconcile,
+            self._first,
         )
         with outage(self._server.place):
             now, next_eta, commands, revoked, gone = self._server.run("tick", args)

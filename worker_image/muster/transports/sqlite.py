@@ -11,6 +11,7 @@ that old place and so is served before those that entered later; only REQUEUE gi
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -113,6 +114,8 @@ class SQLiteTransport:
         self._database = Database(path_of(url))
         self._queues = list(dict.fromkeys(queues))
         self._worker = worker
+        self._life = f"{worker}/{uuid.uuid4().hex[:12]}"
+        """Names us as the holder of messages: a restarted container has the worker's name again."""
         self._pool = pool
         self._lease_seconds = lease_seconds
         self._dead_letters = dict(dead_letters)
@@ -122,23 +125,44 @@ class SQLiteTransport:
         self._watches: list[SQLiteWatch] = []
 
     def turn(self, turn: Turn) -> Turned:
-        """Carry out settlements, then starts, then the claim, in one transaction."""
+        """Carry out settlements and sendings, then starts, then the claim, in one transaction."""
         with self._database.writing() as connection:
             now = self._clock()
             if self._results_joined:
                 results = [one.result for one in turn.settle if one.result is not None]
                 store_results(connection, results, now)
-            settled = [self._settle(connection, settlement, now) for settlement in turn.settle]
+            new = self._new(connection, turn, now)
+            settled = [self._settle(connection, settlement, new, now) for settlement in turn.settle]
+            for sending in turn.send:
+                if sending.token in new:
+                    publish(connection, sending.publications, now)
             deadline = now + self._lease_seconds
             started = [self._start(connection, start, deadline) for start in turn.start]
             deliveries = self._claim(connection, turn, deadline) if turn.claim > 0 else []
         return Turned(settled=settled, started=started, deliveries=deliveries, now=now)
 
-    def _settle(self, connection: sqlite3.Connection, settlement: Settlement, now: float) -> bool:
+    def _new(self, connection: sqlite3.Connection, turn: Turn, now: float) -> set[str]:
+        """Return the tags and tokens of what this turn says for the first time, of all that is done once."""
+        acked = (s.tag for s in turn.settle if s.verdict is Verdict.ACKED and s.publish)
+        said = {*acked, *(sending.token for sending in turn.send)}
+        if not said:
+            return said
+        before = connection.execute("DELETE FROM sent WHERE worker = ? RETURNING token", (self._worker,))
+        new = said - {token for (token,) in before}
+        connection.executemany(
+            "INSERT INTO sent (worker, token, at) VALUES (?, ?, ?)",
+            ((self._worker, one, now) for one in said),
+        )
+        return new
+
+    def _settle(
+        self, connection: sqlite3.Connection, settlement: Settlement, new: set[str], now: float
+    ) -> bool:
         verdict = settlement.verdict
         key = _key(settlement.tag, settlement.queue)
         if verdict is Verdict.ACKED:
-            publish(connection, settlement.publish, now)
+            if settlement.tag in new:
+                publish(connection, settlement.publish, now)
             return True
         if verdict is Verdict.ACK and not settlement.publish:
             return connection.execute(_ACK, key).rowcount > 0
@@ -208,7 +232,7 @@ class SQLiteTransport:
                     # what may have run before is counted when it starts, so it is never started here
                     running = runs_left > 0 and not may_have_run(raw)
                     runs_left -= running
-                    changes.append((RUNNING if running else CLAIMED, deadline, self._worker, row))
+                    changes.append((RUNNING if running else CLAIMED, deadline, self._life, row))
                     deliveries.append(Delivery(f"{row}.{claims + 1}", queue, raw, running))
         connection.executemany(
             "UPDATE messages SET state = ?, until = ?, worker = ?, claims = claims + 1 WHERE id = ?", changes
@@ -267,7 +291,7 @@ class SQLiteTransport:
         for queue in self._queues:
             rows = connection.execute(
                 "SELECT id, claims, queue FROM messages WHERE queue = ? AND state IN (1, 2) AND worker = ?",
-                (queue, self._worker),
+                (queue, self._life),
             ).fetchall()
             _back(connection, (key[0] for key in rows if key not in ours))
 

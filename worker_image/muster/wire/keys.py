@@ -76,6 +76,10 @@ class RedisKeys(msgspec.Struct, frozen=True, kw_only=True):
         """Hash worker id → `<Redis TIME seconds> <report JSON>` of one pool."""
         return f"{self.prefix}muster.reports.{pool}"
 
+    def sent(self, worker: str) -> str:
+        """Set of what a worker said last of all that is done once however often it is said."""
+        return f"{self.prefix}muster.sent.{worker}"
+
     @property
     def revoked(self) -> str:
         """Sorted set of revoked task ids by the time of the call (Redis TIME, seconds)."""

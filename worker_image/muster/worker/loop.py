@@ -13,6 +13,7 @@ import random
 import selectors
 import socket
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from muster.core.settlement import after_loss, after_run
 from muster.errors import BrokerUnavailable
 from muster.pools.base import Job, Lost, Outcome, Pool, Publish, Returned
 from muster.results.base import ResultStore
-from muster.transports.base import Delivery, Settlement, Start, Tick, Transport, Turn, Verdict
+from muster.transports.base import Delivery, Sending, Settlement, Start, Tick, Transport, Turn, Verdict
 from muster.wire import control
 from muster.wire.errors import MalformedMessage
 from muster.wire.message import Peek, peek
@@ -86,6 +87,15 @@ class _Held(msgspec.Struct):
     """Acknowledged before its start (early ack)."""
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """A task waits for something to be published."""
+
+    token: int
+    """Names the task to the pool."""
+    since: float
+    sending: Sending
+
+
 class WorkerLoop:
     """See the module. `results` is None when results are ignored or stored by the transport itself.
 
@@ -125,8 +135,9 @@ class WorkerLoop:
         self._settle: list[Settlement] = []
         self._stored = 0
         """How many of `_settle` have their result in the result store already."""
-        self._publishing: list[tuple[int, float]] = []
-        """(token, since) of tasks that wait for a publication in `_settle`."""
+        self._asked: list[_Asked] = []
+        self._life = uuid.uuid4().hex
+        """Makes our tokens different from those of all others."""
         self._next_number = 1
         self._estimate: float | None = None
         self._hungry = True
@@ -198,7 +209,7 @@ class WorkerLoop:
     @property
     def idle(self) -> bool:
         """Whether it has nothing in hand, and nothing to tell the broker."""
-        return not (self._held or self._settle)
+        return not (self._held or self._settle or self._asked)
 
     @property
     def busy(self) -> int:
@@ -273,8 +284,8 @@ class WorkerLoop:
             self._submit([self._given_back.popleft() for _ in range(min(room, len(self._given_back)))])
         if now >= self._retry_at:
             self._exchange()
-        if self._publishing and self._publishing[0][1] + PUBLISH_PATIENCE_SECONDS < now:
-            self._answer_publishers("the broker cannot be reached")
+        if self._asked and self._asked[0].since + PUBLISH_PATIENCE_SECONDS < now:
+            self._answer("the broker cannot be reached")
         return not self._gone()
 
     def _exchange(self) -> None:
@@ -300,10 +311,9 @@ class WorkerLoop:
                 case Returned():
                     self._returned(event.number)
                 case Publish():
-                    self._settle.append(
-                        Settlement(tag="", queue="", verdict=Verdict.ACKED, publish=event.publications)
-                    )
-                    self._publishing.append((event.token, now))
+                    token = f"{self._life}:{self._next_number}"
+                    self._next_number += 1
+                    self._asked.append(_Asked(event.token, now, Sending(token, event.publications)))
 
     def _outage(self, error: BrokerUnavailable) -> None:
         if not (self._settings.retry_on_startup or self._was_connected):
@@ -334,7 +344,7 @@ class WorkerLoop:
         if now >= self._renew_at or self._reconcile:
             renew = [(h.delivery.queue, h.delivery.tag) for h in self._held.values() if not h.acked]
             # what is done and waits to be settled is ours as well
-            renew += [(s.queue, s.tag) for s in self._settle if s.tag]
+            renew += [(s.queue, s.tag) for s in self._settle if s.verdict is not Verdict.ACKED]
         report = self._make_report(now)
         ticked = self._transport.tick(
             Tick(
@@ -394,7 +404,7 @@ class WorkerLoop:
         running = self._pool.running()
         self._busy = len(running)
         last = self._last_report
-        drained = self.draining and not self._held and not self._settle
+        drained = self.draining and self.idle
         changed = (
             last is None
             or last.busy != len(running)
@@ -444,7 +454,7 @@ class WorkerLoop:
         if consuming and self._hungry:
             claim = max(0, self._pool.room(self._depth()) - len(self._waiting) - len(self._given_back))
         starting = self._to_start()
-        if not (claim or starting or self._settle):
+        if not (claim or starting or self._settle or self._asked):
             return False
         starts: list[int] = []
         early: list[int] = []
@@ -457,6 +467,7 @@ class WorkerLoop:
             turned = self._transport.turn(
                 Turn(
                     settle=settle,
+                    send=[asked.sending for asked in self._asked],
                     start=[self._start(self._held[number]) for number in starts],
                     claim=claim,
                     run=claim,
@@ -468,6 +479,8 @@ class WorkerLoop:
         if self._failures:
             self._recovered()
         self._settled(turned.settled)
+        if self._asked:
+            self._answer("")
         submit = []
         for number, ours in zip(starts, turned.started, strict=True):
             if ours:
@@ -528,12 +541,11 @@ class WorkerLoop:
                 )
         self._settle = []
         self._stored = 0
-        if self._publishing:
-            self._answer_publishers("")
 
-    def _answer_publishers(self, error: str) -> None:
-        tokens = [token for token, _ in self._publishing]
-        self._publishing = []
+    def _answer(self, error: str) -> None:
+        """Let the tasks go on that asked to publish; after an `error` it is not tried again."""
+        tokens = [asked.token for asked in self._asked]
+        self._asked = []
         self._pool.published(tokens, error)
 
     def _start(self, held: _Held) -> Start:

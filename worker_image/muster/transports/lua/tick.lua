@@ -1,8 +1,8 @@
 -- The once-a-second housekeeping of one worker.
--- args = {renew, report, revoked after, worker, pool, lease seconds, queues, reconcile}
+-- args = {renew, report, revoked after, worker, pool, lease seconds, queues, reconcile, first number}
 --   renew = {{queue, {tag, …}}, …};  report = '' when there is none
 -- Returns {now, next ETA or '', commands, revoked, tags that were gone}.
-local renew, report, revoked_after, worker, pool, lease, queues, reconcile = unpack(args)
+local renew, report, revoked_after, worker, pool, lease, queues, reconcile, first_number = unpack(args)
 local AT_ONCE = 200
 
 local deadline = number(now + lease)
@@ -29,7 +29,8 @@ if reconcile then
   for _, queue in ipairs(queues) do
     for _, set in ipairs({claimed_key(queue), running_key(queue)}) do
       for _, tag in ipairs(redis.call('ZRANGE', set, 0, -1)) do
-        if string.match(tag, '^muster:%d+:(.*):%d+$') == worker and not ours[tag] then
+        local name, claim = string.match(tag, '^muster:%d+:(.*):(%d+)$')
+        if name == worker and tonumber(claim) >= first_number and not ours[tag] then
           redis.call('ZREM', set, tag)
           local message = take(tag, queue)
           if message then redis.call('RPUSH', list_key(queue, step_of(tag)), message) end

@@ -1,10 +1,24 @@
--- One turn of a worker's loop: settlements, then starts, then the claim.
--- args = {settle, start, claim, run, worker, first number, lease seconds, queues}
+-- One turn of a worker's loop: settlements and sendings, then starts, then the claim.
+-- args = {settle, start, claim, run, worker, first number, lease seconds, queues, send}
 --   settle = {{tag, queue, verdict, reason, text, eta, result, publish, dead letter name}, …}
 --   start = {{tag, queue, extra run}, …};  queues = {name, …} in order of preference
+--   send = {{token, {publication, …}}, …}
 -- Returns {now, settled bits, started bits, index of queue, step, message, index of queue, …}.
 local ACK, RETURN, LOST, DEAD, DEFER, REQUEUE, ACKED = 0, 1, 2, 3, 4, 5, 6
-local settle, start, limit, run, worker, first, lease, queues = unpack(args)
+local settle, start, limit, run, worker, first, lease, queues, send = unpack(args)
+
+-- What is done once however often it is said. A worker says it again in its next turns until it has an answer,
+-- so that only the last of them need be remembered.
+local sent_key = prefix .. 'muster.sent.' .. worker
+local before, said
+local function is_new(token)
+  if not said then
+    before, said = {}, {}
+    for _, known in ipairs(redis.call('SMEMBERS', sent_key)) do before[known] = true end
+  end
+  said[#said + 1] = token
+  return not before[token]
+end
 
 local settled, started = {}, {}
 local done_tags = {}
@@ -16,7 +30,9 @@ for i, s in ipairs(settle) do
   if #result > 0 then store_result(result[6], result[2], result[3], result[4], result[5]) end
   settled[i] = ours and '1' or '0'
   if ours then
-    for _, p in ipairs(s[8]) do publish(p[1], p[2], p[3], p[4], p[5]) end
+    if #s[8] > 0 and (verdict ~= ACKED or is_new(tag)) then
+      for _, p in ipairs(s[8]) do publish(p[1], p[2], p[3], p[4], p[5]) end
+    end
     if verdict == ACK then
       done_tags[#done_tags + 1] = tag
     elseif verdict == DEFER then
@@ -41,6 +57,17 @@ end
 if #done_tags > 0 then
   redis.call('ZREM', unacked_index, unpack(done_tags))
   redis.call('HDEL', unacked, unpack(done_tags))
+end
+
+for _, s in ipairs(send) do
+  if is_new(s[1]) then
+    for _, p in ipairs(s[2]) do publish(p[1], p[2], p[3], p[4], p[5]) end
+  end
+end
+if said then
+  redis.call('DEL', sent_key)
+  redis.call('SADD', sent_key, unpack(said))
+  redis.call('EXPIRE', sent_key, 3600)
 end
 
 local deadline = number(now + lease)
