@@ -61,7 +61,10 @@ def main():
     quickstart.empty()
     results = [quickstart.look.delay(path) for path in paths]
     print(f"{len(paths):,} files submitted")
-    lines = sum(result.get(timeout=max(0.1, deadline - time.monotonic())) for result in results)
+    try:
+        lines = sum(result.get(timeout=max(0.1, deadline - time.monotonic())) for result in results)
+    except TimeoutError:
+        sys.exit(f"not all results have come within {PATIENCE_SECONDS} s: do workers run?")
     print(f"{len(paths):,} results received, {lines:,} lines")
     wait_for_summary(len(paths), deadline)
     totals = quickstart.totals()

@@ -6,6 +6,7 @@ the command that runs beside, and the end.
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -13,7 +14,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -43,8 +43,10 @@ from .manifests import Key as Name
 from .picture import Picture, PoolRow, QueueRow, ScheduleRow, rate_per_second
 from .processes import Keeper, Process
 
-PASS_SECONDS: Final = 0.25
+PASS_SECONDS: Final = 0.5
+"""Between two passes at most; news of a broker, a signal or the command's end make it less."""
 LAST_LOOK: Final = timedelta(seconds=2)
+LAST_LINES_SECONDS: Final = 1.0
 IDLE_FOR: Final = timedelta(seconds=2)
 INTERRUPTED: Final = 130
 DATABASE: Final = "muster.db"
@@ -113,6 +115,7 @@ class Session:
         }
         self._runs: dict[Name, ScheduleRow] = {}
         self._command: Process | None = None
+        self._output: threading.Thread | None = None
         self._ending = False
         self._idle_since: datetime | None = None
         self._code = 0
@@ -139,6 +142,8 @@ class Session:
                     await self._rest()
                 if self._code != INTERRUPTED:
                     await self._look_once_more()
+                if self._output is not None:  # its last lines come before the last picture
+                    await asyncio.to_thread(self._output.join, LAST_LINES_SECONDS)
                 self._show.picture(self._picture())
             finally:
                 self._cluster.pods.end_all()
@@ -235,7 +240,7 @@ class Session:
             text = f"{event.kind} {event.metadata.name}: {event.reason}: {event.message}"
             self._show.event(text, self._clock())
 
-    @contextmanager
+    @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGINT, signal.SIGTERM)
@@ -327,17 +332,17 @@ class Session:
         if program is None:
             raise ConfigurationError(f"--run: there is no program {self._wishes.run[0]}; correct its name")
         self._command = self._keeper.start([program, *self._wishes.run[1:]], environment=environment)
-        threading.Thread(
+        self._output = threading.Thread(
             target=self._pass_on, args=(self._command, asyncio.get_running_loop()), daemon=True
-        ).start()
+        )
+        self._output.start()
 
     def _pass_on(self, process: Process, loop: asyncio.AbstractEventLoop) -> None:
         assert process.output is not None
-        for line in process.output:
-            text = line.decode(errors="replace").rstrip("\n")
-            if loop.is_closed():
-                return
-            loop.call_soon_threadsafe(self._show.line, text)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads it any more
+            for line in process.output:
+                loop.call_soon_threadsafe(self._show.line, line.decode(errors="replace").rstrip("\n"))
+            loop.call_soon_threadsafe(self._woken.set)
 
     def _urls(self) -> dict[str, str]:
         """Return the variables by which a client finds the first broker and the first result store."""
