@@ -162,7 +162,8 @@ class Shop:
 
     def redis(self, server, *arguments):
         """Run a command on the Redis called `broker` or `books`; return its lines."""
-        return self.kubectl("exec", f"{server}-0", "--", "redis-cli", *arguments).splitlines()
+        answer = self.kubectl("exec", f"{server}-0", "--", "redis-cli", *arguments)
+        return [line for line in answer.splitlines() if line]  # an empty list is printed as an empty line
 
     def books(self):
         return Books(

@@ -75,6 +75,7 @@ def empty_shop(shop: Shop) -> Iterator[Shop]:
     """The shop with empty books and nobody at work; the pool goes to zero afterwards."""
     shop.clear()
     yield shop
+    shop.apply_pool()
     shop.wait_empty()
 
 

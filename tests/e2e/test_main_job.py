@@ -14,6 +14,7 @@ from shop import EXAMPLES, Shop, recomputed
 from waiting import wait_for
 
 WEB, CELERY = 10_000, 1_000
+DRAIN = ["--delete-emptydir-data", "--timeout=120s"]  # the only volume of a worker is its /tmp
 
 
 def report(**figures):
@@ -110,7 +111,11 @@ def test_running_tasks_outlive_a_shrinking_and_a_roll(empty_shop: Shop, acks: st
     """Of four workers two fall idle: those two go. Then the template changes: the new version comes, the two
     that are busy finish first. Every task begins once and ends."""
     shop = empty_shop
-    spec = {"pool": {"type": "prefork", "concurrency": 1}, "delivery": {"acks": acks}}
+    spec = {
+        "pool": {"type": "prefork", "concurrency": 1},
+        "delivery": {"acks": acks},
+        "scaling": {"maxReplicas": 4, "target": {"utilization": 100}},
+    }
     shop.apply_pool(**spec)
     short = shop.send("shop.tasks.pack", ("a", 2), ("b", 2))
     long = shop.send("shop.tasks.pack", ("c", 40), ("d", 40))
@@ -153,7 +158,7 @@ def test_nothing_is_lost_while_everything_breaks(empty_shop: Shop, muster_instal
         timeout_seconds=60,
     )[0]
     try:
-        shop.kubectl("drain", node, "--pod-selector=muster.dev/pool=orders", "--timeout=120s")
+        shop.kubectl("drain", node, "--pod-selector=muster.dev/pool=orders", *DRAIN)
         drained_at = shop.ended()
     finally:
         shop.kubectl("uncordon", node)
