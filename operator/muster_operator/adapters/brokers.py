@@ -19,6 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+import redis
 
 from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from muster.settings.urls import parse_broker_url, with_ca_file
@@ -30,7 +31,7 @@ from muster.wire.control import encode as encode_control
 from muster.wire.report import WorkerReport
 from muster.wire.report import decode as decode_report
 from muster_operator.api.conditions import Reason
-from muster_operator.errors import ClusterUnavailable, OperatorError
+from muster_operator.errors import ClusterUnavailable, Conflicted, NotLeading, OperatorError
 from muster_operator.model.actions import Action, PutSchedule, RemoveQueue, RemoveSchedule, SendDrain
 from muster_operator.model.readings import Known, Reading, Unknown
 from muster_operator.model.world import BrokerFacts, QueueReading, SecretView, WorkerView
@@ -49,6 +50,11 @@ FACTS_EVERY: Final = 30
 SECRET_EVERY: Final = timedelta(minutes=5)
 """A Secret is read by its name, which asks for the least rights, so a change of one that works is seen late;
 one that is missing, wrong or refused is read every 3 s."""
+
+OTHER_BROKERS: Final = frozenset(
+    {"amqp", "amqps", "pyamqp", "redis+sentinel", "sentinel", "sqs", "kafka", "confluentkafka"}
+)
+"""Schemes of brokers that Celery knows and this version does not."""
 
 SecretKey = tuple[str, str]
 """(namespace, name)"""
@@ -225,6 +231,8 @@ class _Poller:
             reason = Reason.AUTH_FAILED
         elif isinstance(error, ConfigurationError):
             reason = Reason.BROKER_NOT_SUPPORTED
+        elif isinstance(error.__cause__, redis.ResponseError):
+            reason = Reason.BROKER_ERROR  # it answers: loading its data, short of memory, …
         else:
             reason = Reason.BROKER_UNREACHABLE
         unknown = Unknown(reason=reason, at=since, message=str(error))
@@ -283,10 +291,12 @@ class BrokerAdapter:
         clock: Callable[[], datetime],
         changed: Callable[[SecretKey], None],
         in_cluster: bool = False,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         """`in_cluster`: a Service's short name in a Secret is one of the Secret's namespace."""
         self._source = secrets
         self._in_cluster = in_cluster
+        self._may_write = may_write
         self._clock = clock
         self._changed = changed
         self._secrets: dict[SecretKey, _Secret] = {}
@@ -336,6 +346,7 @@ class BrokerAdapter:
                 view=Unknown(reason=Reason.SECRET_NOT_FOUND, at=since, message=message), read_at=now
             )
         data = {name: base64.b64decode(value) for name, value in (document.get("data") or {}).items()}
+        reason = Reason.SECRET_INVALID
         try:
             url = data["url"].decode().strip()
             parse_broker_url(url)
@@ -345,6 +356,8 @@ class BrokerAdapter:
             problem = "its url is no text"
         except ConfigurationError as error:
             problem = str(error)
+            if urlsplit(url).scheme in OTHER_BROKERS:
+                reason = Reason.BROKER_NOT_SUPPORTED
         else:
             if self._in_cluster:
                 url = in_namespace(url, key[0])
@@ -352,7 +365,7 @@ class BrokerAdapter:
                 url = with_ca_file(url, str(self._file(data["ca.crt"])))
             view = SecretView(name=key[1], keys=frozenset(data), hash=_hash(data))
             return _Secret(view=Known(value=view, at=now), url=url, read_at=now)
-        return _Secret(view=Unknown(reason=Reason.SECRET_INVALID, at=since, message=problem), read_at=now)
+        return _Secret(view=Unknown(reason=reason, at=since, message=problem), read_at=now)
 
     def _file(self, content: bytes) -> Path:
         path = Path(self._files.name, hashlib.sha256(content).hexdigest()[:16] + ".crt")
@@ -437,6 +450,8 @@ class BrokerAdapter:
         """Do one action; see `ports.Brokers`. Raises ClusterUnavailable when the broker is away."""
         broker = getattr(action, "broker", None)
         assert broker is not None
+        if not self._may_write():
+            raise NotLeading(f"{type(action).__name__}: another operator leads")
         secret = self._secrets.get((broker.namespace, broker.secret))
         if secret is None or not secret.url:
             raise ClusterUnavailable(f"Secret {broker.secret} cannot be read")
@@ -464,7 +479,7 @@ def _do(action: Action, url: str) -> None:
             observer = connect_observer(url, {}, {})
             try:
                 if not observer.remove_queue(queue, dead_letter):
-                    raise BrokerUnavailable(f"queue {queue} is not empty any more")
+                    raise Conflicted(f"queue {queue} is not empty any more")
             finally:
                 observer.close()
         case PutSchedule(broker=broker, entry=entry):

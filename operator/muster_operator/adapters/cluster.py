@@ -43,9 +43,11 @@ RIGHTS: Final = (
     *(("muster.dev", kind, "patch") for kind in ("taskqueues", "workerpools", "schedules")),
     *(("muster.dev", f"{kind}/status", "patch") for kind in ("taskqueues", "workerpools", "schedules")),
     ("", "secrets", "get"),
+    ("", "namespaces", "get"),
     *(("events.k8s.io", "events", verb) for verb in ("create", "patch")),
 )
 """(group, resource, verb) of what this module asks for."""
+NAMES_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 TIMEOUT: Final = aiohttp.ClientTimeout(total=20)
 REPEAT_WITHIN: Final = timedelta(minutes=10)
 """An event that repeats within this time is counted on the one that stands there."""
@@ -62,6 +64,7 @@ PLURALS: Final = {
     "Event": "events",
     "Lease": "leases",
     "Namespace": "namespaces",
+    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
 }
 
 
@@ -111,11 +114,12 @@ class ClusterClient:
         body: Any = None,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> dict[str, Any] | None:
         """Send one request; return the answer's object, None for 404. Raises what `errors` lists."""
         assert self._session is not None
         self.requests[verb] += 1
-        headers = {**self._connection.authorization(), "Content-Type": content_type}
+        headers = {**self._connection.authorization(), "Content-Type": content_type, "Accept": accept}
         try:
             async with self._session.request(
                 verb, self._connection.server + path, json=body, params=query, headers=headers
@@ -130,9 +134,15 @@ class ClusterClient:
                     found: dict[str, Any] = document
                     return found
                 text = str((document or {}).get("message") or answer.reason)
+                causes = ((document or {}).get("details") or {}).get("causes") or []
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ClusterUnavailable(f"{verb} {path}: {error or type(error).__name__}") from error
         match answer.status:
+            case 403 if any(cause.get("reason") == "NamespaceTerminating" for cause in causes):
+                raise Conflicted(text)
+            # an exceeded quota and other plug-ins answer so too; only RBAC speaks of a verb and a resource
+            case 403 if " cannot " not in text or " resource " not in text:
+                raise Refused(text)
             case 401 | 403:
                 raise Forbidden(f"{verb} {path}: {text}")
             case 409:
@@ -224,6 +234,28 @@ class ClusterClient:
         path = path_of(action.api_version, action.kind, action.namespace, action.name)
         await self.write("DELETE", path, body=body)
 
+    async def listed(
+        self, api_version: str, kind: str, *, namespace: str, selector: str
+    ) -> tuple[int, dict[tuple[str, str], str]] | None:
+        """Return the names and UIDs of all objects, from the API server's cache; see `loop.roll_call`."""
+        query = {"resourceVersion": "0"} | ({"labelSelector": selector} if selector else {})
+        found = await self.request(
+            "GET", path_of(api_version, kind, namespace), query=query, accept=NAMES_ONLY
+        )
+        if found is None:
+            return None
+        metadata = [item["metadata"] for item in found.get("items") or []]
+        uids = {(each.get("namespace", ""), each["name"]): each["uid"] for each in metadata}
+        return int(found["metadata"]["resourceVersion"]), uids
+
+    async def is_terminating(self, namespace: str) -> bool:
+        """Return whether a namespace is being deleted; False when we may not know."""
+        try:
+            found = await self.request("GET", path_of("v1", "Namespace", None, namespace))
+        except Forbidden:
+            return False
+        return found is None or "deletionTimestamp" in found["metadata"]
+
     async def secret(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a Secret by its name; None when it does not exist."""
         return await self.request("GET", path_of("v1", "Secret", namespace, name))
@@ -236,13 +268,14 @@ class ClusterClient:
         moment = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         if sent is not None and now - sent.at < REPEAT_WITHIN:
             sent.count += 1
-            await self.write(
+            counted = await self.write(
                 "PATCH",
                 path_of("events.k8s.io/v1", "Event", metadata.namespace, sent.name),
                 body={"series": {"count": sent.count, "lastObservedTime": moment}},
                 content_type="application/merge-patch+json",
             )
-            return
+            if counted is not None:  # else somebody has deleted it
+                return
         name = f"{metadata.name[:200]}.{uuid.uuid4().hex[:16]}"
         await self.write(
             "POST",

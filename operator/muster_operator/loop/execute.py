@@ -1,13 +1,14 @@
 """Carries a plan out and says what was confirmed.
 
-In order; a failure ends the plan, but for its events and its status, which tell what was decided. What the
-API server refuses is remembered for the next pass, so that the same is not tried again and again.
+In order; a failure ends the plan, but for its events and its status, which tell what was decided. An event
+that cannot be recorded ends nothing: a namespace that is being deleted takes none, and must not be held up by
+that. What the API server refuses is remembered for the next pass, so that the same is not tried on and on.
 """
 
 import logging
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, assert_never
 
 from muster_operator.desired.difference import applied_hash
 from muster_operator.errors import Conflicted, OperatorError, Refused
@@ -16,12 +17,14 @@ from muster_operator.model.actions import (
     Apply,
     Delete,
     Emit,
+    MarkPod,
     Plan,
     PutSchedule,
     RemoveQueue,
     RemoveSchedule,
     Scale,
     SendDrain,
+    SetFinalizer,
     SetStatus,
 )
 from muster_operator.model.world import Rejection
@@ -59,19 +62,17 @@ async def execute(
                 await brokers.carry_out(action)
             else:
                 await cluster.carry_out(action)
-        except Refused as refusal:
-            ended = True
-            if isinstance(action, Apply):
-                _remember(action, str(refusal), memory, now)
-            outcome.failure = outcome.failure or refusal
-            logger.warning("%s: refused: %s", _name(action), refusal)
-            continue
         except OperatorError as error:
-            ended = True
-            outcome.failure = outcome.failure or error
             # somebody else was quicker, which another look sees to
             level = logging.DEBUG if isinstance(error, Conflicted) else logging.WARNING
-            logger.log(level, "%s: not done: %s", _name(action), error)
+            what = "refused" if isinstance(error, Refused) else "not done"
+            logger.log(level, "%s: %s: %s", _name(action), what, error)
+            if isinstance(action, Emit):
+                continue
+            ended = True
+            outcome.failure = outcome.failure or error
+            if isinstance(error, Refused) and isinstance(action, Apply):
+                _remember(action, str(error), memory, now)
             continue
         outcome.confirmed.append(action)
         if isinstance(action, SAID):
@@ -109,5 +110,14 @@ def _name(action: Action) -> str:
             return f"write schedule {entry.name} for beat"
         case RemoveSchedule(uid=uid):
             return f"remove schedule {uid} from beat's set"
+        case MarkPod(namespace=namespace, pod=name):
+            return f"mark Pod {namespace}/{name}"
+        case RemoveQueue(queue=queue):
+            return f"remove queue {queue} from its broker"
+        case SetStatus(kind=kind, metadata=metadata) | SetFinalizer(kind=kind, metadata=metadata):
+            what = "status" if isinstance(action, SetStatus) else "finalizer"
+            return f"write the {what} of {kind} {metadata.namespace}/{metadata.name}"
+        case Emit(kind=kind, metadata=metadata, reason=reason):
+            return f"record event {reason} on {kind} {metadata.namespace}/{metadata.name}"
         case _:
-            return type(action).__name__
+            assert_never(action)

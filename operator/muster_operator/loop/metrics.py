@@ -2,16 +2,40 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from muster_operator.decide.conditions.workerpool import taking_tasks
+from muster_operator.decide.load import fresh_reports
 from muster_operator.model.readings import Known
+from muster_operator.model.world import Snapshot
 from muster_operator.ports import BrokerView
 
+from .keys import Key
 from .store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolFigures:
+    """What a pool's latest snapshot says of its workers; statuses tell the same rounded and later."""
+
+    ready: int
+    busy: int
+    slots: int
+
+
+def pool_figures(seen: Snapshot) -> PoolFigures:
+    """Return the figures; a worker that has not been heard of lately adds nothing to `busy` and `slots`."""
+    reports = fresh_reports(seen.pods, seen.now)
+    return PoolFigures(
+        ready=taking_tasks(seen.pods),
+        busy=sum(each.busy for each in reports),
+        slots=sum(each.slots for each in reports if not each.draining),
+    )
 
 
 class OperatorCollector(Collector):
@@ -21,6 +45,7 @@ class OperatorCollector(Collector):
         self,
         store: Store,
         *,
+        figures: Mapping[Key, PoolFigures],
         views: Callable[[], Mapping[str, BrokerView]],
         requests: Counter[str],
         decisions: Counter[tuple[str, str, str]],
@@ -29,6 +54,7 @@ class OperatorCollector(Collector):
         last_event_at: Callable[[], datetime],
     ) -> None:
         self._store = store
+        self._figures = figures
         self._views = views
         self._requests = requests
         self._decisions = decisions
@@ -62,17 +88,20 @@ class OperatorCollector(Collector):
         yield watched
 
     def _pools(self) -> Iterator[Metric]:
+        desired = GaugeMetricFamily("muster_pool_desired_replicas", "Workers decided", labels=["pool"])
+        for body in self._store.of("WorkerPool"):
+            value = (body.get("status") or {}).get("desired")
+            if value is not None:
+                desired.add_metric([_full_name(body)], value)
+        yield desired
         for name, text, field in (
-            ("desired_replicas", "Workers decided", "desired"),
             ("ready_replicas", "Workers that take tasks", "ready"),
             ("busy_slots", "Tasks that run", "busy"),
             ("slots", "Tasks that can run at once", "slots"),
         ):
             gauge = GaugeMetricFamily(f"muster_pool_{name}", text, labels=["pool"])
-            for body in self._store.of("WorkerPool"):
-                value = (body.get("status") or {}).get(field)
-                if value is not None:
-                    gauge.add_metric([_full_name(body)], value)
+            for key, figures in dict(self._figures).items():
+                gauge.add_metric([f"{key.namespace}/{key.name}"], getattr(figures, field))
             yield gauge
 
     def _queues(self) -> Iterator[Metric]:
@@ -90,7 +119,15 @@ class OperatorCollector(Collector):
                 "muster_queue_waiting", "Messages that wait for their time", labels=["broker", "queue"]
             ),
             "dead": GaugeMetricFamily("muster_queue_dead", "Dead letters", labels=["broker", "queue"]),
+            "oldest_age_seconds": GaugeMetricFamily(
+                "muster_queue_oldest_message_age_seconds",
+                "How long the oldest waiting message waits, where that can be told",
+                labels=["broker", "queue"],
+            ),
         }
+        in_flight = GaugeMetricFamily(
+            "muster_queue_in_flight", "Messages that workers hold", labels=["broker", "queue"]
+        )
         extra = CounterMetricFamily(
             "muster_task_extra_runs",
             "Starts beyond the first, as the broker has counted them",
@@ -101,10 +138,14 @@ class OperatorCollector(Collector):
             reachable.add_metric([broker], int(isinstance(view.facts, Known)))
             for queue, reading in view.queues.items():
                 if isinstance(reading, Known):
+                    held = reading.value.claimed + reading.value.running
+                    in_flight.add_metric([broker, queue], held)
                     for field, gauge in gauges.items():
-                        gauge.add_metric([broker, queue], getattr(reading.value, field))
+                        if (value := getattr(reading.value, field)) is not None:
+                            gauge.add_metric([broker, queue], value)
             for (queue, task, cause), count in view.extra_runs.items():
                 extra.add_metric([broker, queue, task, cause], count)
+        yield in_flight
         yield from gauges.values()
         yield extra
         yield reachable

@@ -54,6 +54,8 @@ class Memory:
     runtime: RuntimeEstimate = field(default_factory=RuntimeEstimate)
     status_written_at: datetime | None = None
     rejections: dict[tuple[str, str], Rejection] = field(default_factory=dict)
+    namespace_terminating: bool = False
+    """Whether the object's namespace is on its way out; looked up for what holds it up."""
 
 
 class Observer:
@@ -158,7 +160,6 @@ class Observer:
             return None
         secret = queue.spec.broker.secret_ref.name
         view = self._view(key.namespace, queue, now)
-        namespace = self._objects.get("Namespace", "", key.namespace)
         return QueueSnapshot(
             now=now,
             task_queue=queue,
@@ -166,7 +167,7 @@ class Observer:
             broker=self._brokers.view(key.namespace, secret).facts,
             broker_secret=self._brokers.secret(key.namespace, secret),
             reading=view,
-            namespace_terminating=bool(namespace and namespace["metadata"].get("deletionTimestamp")),
+            namespace_terminating=memory.namespace_terminating,
             status_written_at=memory.status_written_at,
         )
 
@@ -314,12 +315,14 @@ class Observer:
         found = []
         for body in self._objects.of("HorizontalPodAutoscaler", namespace):
             target = (body.get("spec") or {}).get("scaleTargetRef") or {}
-            if target.get("kind") == "Deployment" and target.get("name") in deployments:
-                found.append(
-                    ForeignScaler(
-                        kind="HorizontalPodAutoscaler", name=body["metadata"]["name"], target=target["name"]
-                    )
-                )
+            if target.get("kind") != "Deployment" or target.get("name") not in deployments:
+                continue
+            metadata = body["metadata"]
+            # an HPA that something made, such as KEDA's ScaledObject, is that one's
+            owners = metadata.get("ownerReferences") or [
+                {"kind": "HorizontalPodAutoscaler", "name": metadata["name"]}
+            ]
+            found.append(ForeignScaler(kind=owners[0]["kind"], name=owners[0]["name"], target=target["name"]))
         return tuple(found)
 
     def _results_of(self, namespace: str, queues: set[str]) -> Reading[SecretView] | None:

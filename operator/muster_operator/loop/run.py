@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +17,24 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from muster_operator.adapters.brokers import BrokerAdapter, utc_now
 from muster_operator.adapters.cluster import ClusterClient
 from muster_operator.adapters.connection import Connection
 from muster_operator.adapters.lease import LeaseLeadership
+from muster_operator.api.workerpool import WorkerPoolStatus
 from muster_operator.decide.plan import plan_beat, plan_schedule, plan_task_queue, plan_worker_pool
-from muster_operator.model.actions import Plan, Scale
+from muster_operator.errors import Conflicted, OperatorError
+from muster_operator.model.actions import Action, Plan, SetStatus
 
 from .execute import execute
 from .keys import Key, KeyQueue
-from .metrics import OperatorCollector
+from .metrics import OperatorCollector, PoolFigures, pool_figures
 from .observe import Memory, Observer
+from .roll_call import roll_call
 from .store import Store
-from .watch import watch
+from .watch import CALLED, watch
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ WORKERS: Final = 4
 ROUND: Final = timedelta(seconds=30)
 """Every object is looked at so often, whatever has been missed. A pass without a change writes nothing."""
 SECRETS_SECONDS: Final = 1.0
+LIST_SECONDS: Final = 0.2
+RETRY_SECONDS: Final = 5.0
 LEAVE_SECONDS: Final = 2.0
 """How long tasks may take to notice that they are cancelled."""
 STALE: Final = timedelta(minutes=3)
@@ -67,10 +73,20 @@ class Operator:
         self._queue = KeyQueue()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._watching = asyncio.Event()
         self._listed = asyncio.Event()
+        self._doubt = asyncio.Event()
+        """Set when objects may have gone unseen."""
         self._memories: dict[Key, Memory] = {}
         self._decisions: Counter[tuple[str, str, str]] = Counter()
         self._passes: Counter[tuple[str, str]] = Counter()
+        self._figures: dict[Key, PoolFigures] = {}
+        self._durations = Histogram(
+            "muster_reconcile_duration_seconds",
+            "From a snapshot to the last confirmed write",
+            ["kind"],
+            registry=None,
+        )
         self._last_event_at = utc_now()
         self._last_pass_at = utc_now()
         self._lease = LeaseLeadership(
@@ -106,12 +122,14 @@ class Operator:
                 clock=utc_now,
                 changed=self._broker_changed,
                 in_cluster=self._connection.token_file is not None,
+                may_write=lambda: self._lease.leads(utc_now()),
             )
             stack.callback(brokers.close)
             observer = Observer(self._store, brokers, image=self._options.image)
             await self._serve(stack, brokers)
             tasks = [
                 asyncio.create_task(self._lease.keep(self.client), name="lease"),
+                asyncio.create_task(self._roll_calls(), name="roll calls"),
                 asyncio.create_task(self._rounds(), name="rounds"),
                 asyncio.create_task(self._look_at_brokers(observer, brokers), name="brokers"),
                 *(
@@ -123,8 +141,9 @@ class Operator:
                         self._connection,
                         self._store,
                         self._changed,
+                        listed=self._doubt.set,
                         namespaces=self._options.namespaces,
-                        ready=self._listed,
+                        started=self._watching,
                         stop=self._stop,
                     ),
                     name="watch",
@@ -133,10 +152,10 @@ class Operator:
             stopping: asyncio.Task[Any] = asyncio.create_task(self._stop.wait(), name="stop")
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
             self._stop.set()
-            await self._lease.release(self.client)
             for task in (*tasks, stopping):
                 task.cancel()
             await asyncio.wait(tasks, timeout=LEAVE_SECONDS)
+            await self._lease.release(self.client)  # last: nothing of ours is written after it
             for task in done - {stopping}:
                 if not task.cancelled() and task.exception() is not None:
                     raise task.exception() or RuntimeError(task.get_name())
@@ -145,6 +164,30 @@ class Operator:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+
+    async def _roll_calls(self) -> None:
+        """Hold one until everything is here, and then one after each doubt."""
+        await self._watching.wait()
+        while True:
+            try:
+                missing = await roll_call(
+                    self.client,
+                    self._store,
+                    CALLED,
+                    namespaces=self._options.namespaces,
+                    changed=self._changed,
+                )
+            except OperatorError as error:
+                logger.warning("what there is cannot be listed: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if missing:
+                await asyncio.sleep(LIST_SECONDS)
+                continue
+            self._doubt.clear()
+            self._listed.set()
+            await self._doubt.wait()
+            await asyncio.sleep(RETRY_SECONDS)  # a list comes object by object, and doubts in flocks
 
     async def _rounds(self) -> None:
         await self._listed.wait()
@@ -192,7 +235,10 @@ class Operator:
             self._last_pass_at = utc_now()
 
     async def _pass(self, key: Key, now: datetime, observer: Observer, brokers: BrokerAdapter) -> None:
+        began = time.monotonic()
         memory = self._memories.setdefault(key, Memory())
+        if self._holds_up_its_namespace(key):
+            memory.namespace_terminating = await self.client.is_terminating(key.namespace)
         plan = self._plan(key, now, observer, memory)
         if plan is None:
             self._memories.pop(key, None)
@@ -200,9 +246,10 @@ class Operator:
             return
         outcome = await execute(plan, cluster=self.client, brokers=brokers, memory=memory, now=now)
         for action in outcome.confirmed:
-            if isinstance(action, Scale):
-                direction = "down" if action.down else "up"
-                self._decisions[f"{key.namespace}/{key.name}", direction, self._reason(key)] += 1
+            self._count(key, action, now)
+        self._durations.labels(key.kind).observe(time.monotonic() - began)
+        if isinstance(outcome.failure, Conflicted):
+            self._doubt.set()
         if outcome.failure is not None:
             self._passes[key.kind, "failed"] += 1
             self._queue.failed(key, utc_now())
@@ -210,15 +257,29 @@ class Operator:
             self._passes[key.kind, "done"] += 1
             self._queue.done(key, now, again_at=plan.requeue_at)
 
-    def _reason(self, key: Key) -> str:
-        body = self._store.get("WorkerPool", key.namespace, key.name) or {}
-        return str(((body.get("status") or {}).get("lastDecision") or {}).get("reason", ""))
+    def _holds_up_its_namespace(self, key: Key) -> bool:
+        """Whether the object is to go and waits for us."""
+        metadata = (self._store.get(key.kind, key.namespace, key.name) or {}).get("metadata") or {}
+        return "deletionTimestamp" in metadata and bool(metadata.get("finalizers"))
+
+    def _count(self, key: Key, action: Action, now: datetime) -> None:
+        """Count a decision when the status that tells it is written."""
+        if not isinstance(action, SetStatus) or not isinstance(action.status, WorkerPoolStatus):
+            return
+        decision = action.status.last_decision
+        if decision is not None and decision.time == now:
+            direction = "up" if decision.to > decision.from_ else "down"
+            self._decisions[f"{key.namespace}/{key.name}", direction, decision.reason] += 1
 
     def _plan(self, key: Key, now: datetime, observer: Observer, memory: Memory) -> Plan | None:
         match key.kind:
             case "WorkerPool":
                 pool = observer.worker_pool(key, now, memory)
-                return None if pool is None else plan_worker_pool(pool)
+                if pool is None:
+                    self._figures.pop(key, None)
+                    return None
+                self._figures[key] = pool_figures(pool)
+                return plan_worker_pool(pool)
             case "TaskQueue":
                 queue = observer.task_queue(key, now, memory)
                 return None if queue is None else plan_task_queue(queue)
@@ -232,9 +293,11 @@ class Operator:
 
     async def _serve(self, stack: contextlib.AsyncExitStack, brokers: BrokerAdapter) -> None:
         registry = CollectorRegistry()
+        registry.register(self._durations)
         registry.register(
             OperatorCollector(
                 self._store,
+                figures=self._figures,
                 views=brokers.views,
                 requests=self.client.requests,
                 decisions=self._decisions,

@@ -46,9 +46,38 @@ class Store:
             there[place] = stripped(kind, body)
 
     def drop(self, kind: str, body: Body) -> None:
-        """Forget an object that is gone."""
+        """Forget an object that is gone; another one that has its name by now stays."""
         metadata = body["metadata"]
-        self._objects.get(kind, {}).pop((metadata.get("namespace", ""), metadata["name"]), None)
+        there = self._objects.get(kind, {})
+        place = (metadata.get("namespace", ""), metadata["name"])
+        held = there.get(place)
+        if held is not None and held["metadata"].get("uid") == metadata.get("uid"):
+            del there[place]
+
+    def unseen(self, kind: str, version: int, uids: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
+        """Return which of the objects that were there at `version` have not come here yet, in any state."""
+        there = self._objects.get(kind, {})
+        return [
+            place
+            for place, uid in uids.items()
+            if place not in there
+            or (there[place]["metadata"].get("uid") != uid and _version(there[place]["metadata"]) <= version)
+        ]
+
+    def forget_absent(
+        self, kind: str, namespace: str, version: int, uids: Mapping[tuple[str, str], str]
+    ) -> Sequence[Body]:
+        """Forget and return what was not there any more at `version`, in the namespace or, empty, in all."""
+        gone = [
+            body
+            for place, body in self._objects.get(kind, {}).items()
+            if namespace in {"", place[0]}
+            and uids.get(place) != body["metadata"].get("uid")
+            and _version(body["metadata"]) <= version
+        ]
+        for body in gone:
+            self.drop(kind, body)
+        return gone
 
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
         """Return one object."""
@@ -74,7 +103,8 @@ class Store:
                 yield Key(kind, namespace, name)
                 yield from self._users_of(namespace, name)
                 for rival in self.of("TaskQueue"):
-                    yield Key("TaskQueue", rival["metadata"]["namespace"], rival["metadata"]["name"])
+                    if _queue_name(rival) == _queue_name(body):
+                        yield Key("TaskQueue", rival["metadata"]["namespace"], rival["metadata"]["name"])
                 yield Key("Beat", namespace, _secret_of(body))
             case "Schedule":
                 yield Key(kind, namespace, name)
@@ -131,9 +161,20 @@ def _secret_of(queue: Body) -> str:
     return name
 
 
-def _is_older(one: Body, other: Body) -> bool:
-    """Whether `one` is an earlier state of the same object (KEP-5504: resource versions can be compared)."""
+def _queue_name(queue: Body) -> str:
+    name: str = queue["spec"].get("queueName") or queue["metadata"]["name"]
+    return name
+
+
+def _version(metadata: Body) -> int:
+    """Return the resource version as the number that it is (KEP-5504); 0 for what has none."""
     try:
-        return one["uid"] == other["uid"] and int(one["resourceVersion"]) < int(other["resourceVersion"])
+        return int(metadata["resourceVersion"])
     except (KeyError, ValueError):
-        return False
+        return 0
+
+
+def _is_older(one: Body, other: Body) -> bool:
+    """Whether `one` is an earlier state of the same object."""
+    same = "uid" in one and one["uid"] == other.get("uid")
+    return same and 0 < _version(one) < _version(other)

@@ -16,6 +16,7 @@ from muster_operator.adapters.connection import Connection
 from muster_operator.api.names import GROUP, LABEL_ROLE, VERSION
 
 from .keys import Key
+from .roll_call import Called
 from .store import Store
 
 RESOURCES: Final[Sequence[tuple[str, str, str, str, bool]]] = (
@@ -28,6 +29,13 @@ RESOURCES: Final[Sequence[tuple[str, str, str, str, bool]]] = (
     ("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", False),
 )
 """(group, version, plural, kind, only ours by label)"""
+CALLED: Final = tuple(
+    Called(
+        api_version=f"{group}/{version}" if group else version, kind=kind, selector=LABEL_ROLE if ours else ""
+    )
+    for group, version, _, kind, ours in RESOURCES
+)
+"""The same for roll calls."""
 
 RIGHTS: Final = tuple(
     (group, plural, verb) for group, _, plural, _, _ in RESOURCES for verb in ("get", "list", "watch")
@@ -39,7 +47,9 @@ RIGHTS_CLUSTER_WIDE: Final = tuple(
 """What kopf looks at besides, where it watches the whole cluster: kinds that come and go."""
 
 
-def _registry(connection: Connection, store: Store, changed: Callable[[Key], None]) -> Any:
+def _registry(
+    connection: Connection, store: Store, changed: Callable[[Key], None], listed: Callable[[], None]
+) -> Any:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -52,34 +62,38 @@ def _registry(connection: Connection, store: Store, changed: Callable[[Key], Non
             token=connection.authorization().get("Authorization", "").removeprefix("Bearer ") or None,
         )
 
-    for group, version, plural, kind, ours in RESOURCES:
-        labels = {LABEL_ROLE: kopf.PRESENT} if ours else None
-        _watch(registry, (group, version, plural), kind, labels, store, changed)
+    for group, version, plural, kind, _ in RESOURCES:
+        _watch(registry, (group, version, plural), kind, store, changed, listed)
     return registry
+
+
+def _selector(group: str, version: str, plural: str) -> Any:
+    return (version, plural) if not group else (group, version, plural)
 
 
 def _watch(
     registry: Any,
     resource: tuple[str, str, str],
     kind: str,
-    labels: Any,
     store: Store,
     changed: Callable[[Key], None],
+    listed: Callable[[], None],
 ) -> None:
-    group, version, plural = resource
-    selector: Any = (version, plural) if not group else (group, version, plural)
+    plural = resource[-1]
 
     # an id for each: kopf tells handlers apart by the names of their functions
-    @kopf.index(*selector, id=f"store-{plural}", labels=labels, registry=registry)
+    @kopf.index(*_selector(*resource), id=f"store-{plural}", registry=registry)
     def index(body: Any, **_: Any) -> None:
         store.put(kind, {**body, "kind": kind})
 
-    @kopf.on.event(*selector, id=f"keys-{plural}", labels=labels, registry=registry)
+    @kopf.on.event(*_selector(*resource), id=f"keys-{plural}", registry=registry)
     def event(event: Any, body: Any, **_: Any) -> None:
         if event["type"] == "DELETED":
             store.drop(kind, body)
         else:
             store.put(kind, {**body, "kind": kind})
+        if event["type"] is None:  # of a list, not of a watch
+            listed()
         for key in store.concerned(kind, body):
             changed(key)
 
@@ -89,11 +103,16 @@ async def watch(
     store: Store,
     changed: Callable[[Key], None],
     *,
+    listed: Callable[[], None],
     namespaces: Sequence[str],
-    ready: asyncio.Event,
+    started: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
-    """Watch until `stop` is set. `namespaces` empty: the whole cluster. Sets `ready` when all is listed."""
+    """Watch until `stop` is set. `namespaces` empty: the whole cluster.
+
+    Sets `started` when the first lists are on their way. `listed` is told of each object that comes by a
+    list: at the start, and when a watch was broken for so long that objects may have gone unseen.
+    """
     logging.getLogger("kopf").setLevel(logging.WARNING)
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -102,13 +121,16 @@ async def watch(
     settings.scanning.disabled = bool(namespaces)
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
+    for group, version, plural, _, ours in RESOURCES:
+        if ours:  # the API server sends no others
+            settings.watching.label_selectors[_selector(group, version, plural)] = LABEL_ROLE
     await kopf.operator(
-        registry=_registry(connection, store, changed),
+        registry=_registry(connection, store, changed, listed),
         settings=settings,
         identity="muster-operator",  # type: ignore[arg-type]  # else kopf looks for a user's name, and a pod has none
         standalone=True,
         clusterwide=not namespaces,
         namespaces=list(namespaces),
-        ready_flag=ready,
+        ready_flag=started,
         stop_flag=stop,
     )
