@@ -149,7 +149,9 @@ def test_nothing_is_lost_while_everything_breaks(empty_shop: Shop, muster_instal
     killed = next(iter(shop.pods()))
     shop.kubectl("delete", "pod", killed, "--force", "--grace-period=0")
     at_kill = shop.ended()
-    shop.redis("broker", "shutdown", "nosave")
+    shop.kubectl(
+        "exec", "broker-0", "--", "redis-cli", "shutdown", "nosave", check=False
+    )  # ends the exec too
     muster_installed.restart_operator()
     at_restart = shop.ended()
     node = wait_for(

@@ -67,6 +67,16 @@ def must_hear_again(pod: PodView, now: datetime) -> bool:
     )
 
 
+def is_deaf(pod: PodView, now: datetime) -> bool:
+    """Return whether a pod that is being deleted has a worker that does not know of it.
+
+    A SIGTERM that comes while the process starts is lost (the kernel drops what PID 1 has no handler for),
+    and the worker would take tasks until it is killed at the end of its grace period.
+    """
+    report = fresh(pod.report, now, REPORT_MAX_AGE)
+    return pod.terminating and pod.process and isinstance(report, Known) and not report.value.draining
+
+
 def choose(pods: Iterable[PodView], count: int, now: datetime) -> tuple[PodView, ...]:
     """Return `count` of the pods in the order in which they should leave.
 

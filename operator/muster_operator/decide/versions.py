@@ -21,6 +21,7 @@ from muster_operator.model.world import DeploymentView, PodView
 from .drain import (
     choose,
     is_active,
+    is_deaf,
     is_done,
     is_leaving,
     is_marked,
@@ -101,7 +102,7 @@ def size_versions(
     return Steps(
         replicas=old.replicas | new.replicas,
         choose=old.choose + new.choose,
-        tell=old.tell + new.tell,
+        tell=old.tell + new.tell + tuple(pod for pod in pods if is_deaf(pod, now)),
         mark=old.mark + new.mark,
         replace=new.replace,
         finished=tuple(

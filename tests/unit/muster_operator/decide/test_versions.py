@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster_operator.decide.drain import DELETION_COST, is_done, is_leaving
+from muster_operator.decide.drain import DELETION_COST, is_deaf, is_done, is_leaving
 from muster_operator.decide.versions import size_versions
 from muster_operator.model.world import PodPhase
 from worlds import NOW, deployment, known, pending, pod, seconds, unknown, worker
@@ -239,11 +239,11 @@ def test_replicas_never_fall_by_more_than_is_proven_idle(fleet, replicas, most, 
 
 @given(fleet=fleets(), replicas=st.integers(0, 8), most=st.none() | st.integers(1, 8), may=st.booleans())
 def test_only_the_living_are_touched_and_each_in_one_way(fleet, replicas, most, may):
-    """No terminating pod is marked, told or deleted, and none is both kept for marking and deleted."""
+    """No terminating pod is marked or deleted, told only if deaf, and none is both marked and deleted."""
     deployments, pods = fleet
     steps = size(deployments, pods, replicas, most=most, may_shrink=may)
-    touched = (*steps.choose, *steps.tell, *steps.mark, *steps.replace)
-    assert not any(each.terminating for each in touched)
+    assert not any(each.terminating for each in (*steps.choose, *steps.mark, *steps.replace))
+    assert all(is_deaf(each, NOW) for each in steps.tell if each.terminating)
     assert not set(names(steps.replace)) & set(names(steps.mark))
     assert not set(names(steps.choose)) & set(names(steps.mark))
     assert all(is_done(each, NOW) for each in steps.replace)
@@ -257,3 +257,14 @@ def test_growth_stays_within_the_maximum(fleet, replicas, most):
     surge = max(1, -(-min(replicas, most) // 4))
     if any(steps.replicas[each.name] > each.replicas for each in deployments):
         assert sum(steps.replicas.values()) <= most + surge
+
+
+def test_a_pod_that_is_deleted_and_does_not_know_is_told():
+    """A SIGTERM that came while the process started is lost: the report shows it, a message stands in."""
+    deaf = pod("deaf", terminating=True, report=BUSY)
+    knowing = pod("knowing", terminating=True, report=DRAINING)
+    silent = pod("silent", terminating=True, report=unknown())
+    steps = size([deployment(replicas=1)], [deaf, knowing, silent, pod("w0")], 1)
+    assert names(steps.tell) == ["deaf"]
+    assert steps.choose == ()
+    assert steps.replicas == {"mail-1": 1}
