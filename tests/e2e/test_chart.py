@@ -13,6 +13,7 @@ import yaml
 from golden.write_chart import GOLDEN, SETS, render
 from installation import NAMESPACE, RELEASE, Installation
 from kube import Cluster
+from waiting import wait_for
 
 Manifest = dict
 
@@ -139,6 +140,16 @@ def test_helm_test_runs_a_task_through(muster_installed: Installation):
     done = muster_installed.helm("test", RELEASE, "--timeout", "5m")
     assert done.code == 0, done.output + muster_installed.cluster.describe(muster_installed.shop)
     assert "Succeeded" in done.output
-    for kind, version in (("WorkerPool", "muster.dev/v1beta1"), ("Pod", "v1"), ("StatefulSet", "apps/v1")):
-        left = muster_installed.cluster.list(kind, namespace=muster_installed.shop, api_version=version)
-        assert not [each for each in left if each["metadata"]["name"].startswith("muster-test")]
+    for kind, version in (("WorkerPool", "muster.dev/v1beta1"), ("StatefulSet", "apps/v1"), ("Pod", "v1")):
+        wait_for(
+            lambda kind=kind, version=version: [
+                each["metadata"]["name"]
+                for each in muster_installed.cluster.list(
+                    kind, namespace=muster_installed.shop, api_version=version
+                )
+                if each["metadata"]["name"].startswith("muster-test")
+            ],
+            until=lambda left: not left,
+            what=f"nothing is left of the test's {kind}",
+            timeout_seconds=60,
+        )
