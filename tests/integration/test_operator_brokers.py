@@ -121,6 +121,9 @@ def test_a_queue_and_its_workers_are_read_and_changes_are_told(redis_server):
         ("amqp://guest@127.0.0.1/", "BrokerNotSupported"),
         ("redis+sentinel://127.0.0.1/", "BrokerNotSupported"),
         ("https://example.org/", "SecretInvalid"),
+        ("redis://[bad", "SecretInvalid"),
+        ("amqp://[bad", "BrokerNotSupported"),
+        ("", "SecretInvalid"),
     ],
 )
 def test_each_trouble_has_its_own_reason_and_never_a_figure(redis_server, url, reason):
@@ -162,6 +165,43 @@ def test_an_outage_is_unknown_since_its_first_failure_and_then_over(own_redis_se
             await until(lambda: isinstance(brokers.view(*KEY).queues["mail"], Known), "the end of the outage")
 
     asyncio.run(story())
+
+
+def test_a_queue_whose_key_is_something_else_keeps_no_other_from_being_read(redis_server):
+    """The broker's refusal is that queue's own, in its words, since its first time."""
+    demand = Demand(
+        queues=tuple(QueueAsk(queue=name, dead_letter=f"{name}.dead") for name in ("bad", "mail"))
+    )
+    with redis_server.client() as client:
+        client.set("bad", "a string")
+        client.lpush("mail", "{}")
+
+    async def story():
+        async with adapter(Secrets(broker=redis_server.url), {KEY: demand}) as (brokers, _):
+            view = await until(lambda: (v := brokers.view(*KEY)).queues and v, "a reading")
+            assert view.queues["mail"].value.ready == 1
+            bad = view.queues["bad"]
+            assert (bad.reason, "WRONGTYPE" in bad.message) == ("BrokerError", True)
+            await until(lambda: brokers.view(*KEY) is not view, "another reading")
+            assert brokers.view(*KEY).queues["bad"].at == bad.at
+            assert isinstance(brokers.view(*KEY).facts, Known)
+
+    asyncio.run(story())
+
+
+def test_what_cannot_be_understood_is_unknown_and_read_again(redis_server, caplog):
+    """Somebody's scribbles in a place of ours end no poller."""
+    with redis_server.client() as client:
+        client.hset("muster.extra_runs", "no JSON", "1")
+
+        async def story():
+            async with adapter(Secrets(broker=redis_server.url), {KEY: MAIL}) as (brokers, _):
+                await until(lambda: fact(brokers.view(*KEY).facts) == "BrokerError", "the trouble")
+                client.delete("muster.extra_runs")
+                await until(lambda: isinstance(brokers.view(*KEY).facts, Known), "its end")
+
+        asyncio.run(story())
+    assert "cannot be understood" in caplog.text
 
 
 def test_connections_are_per_broker_whatever_the_number_of_queues(redis_server):

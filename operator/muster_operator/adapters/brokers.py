@@ -11,7 +11,7 @@ import hashlib
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -161,6 +161,10 @@ class _Poller:
             except (BrokerUnavailable, ConfigurationError) as error:
                 self._failures += 1
                 view = self._unknown(error, now)
+            except Exception as error:  # what stands there is nothing that we know: read on, and say so
+                self._failures += 1
+                logger.exception("broker %s cannot be understood", self._thread.name)
+                view = self._unknown(error, now)
             before, self.view = self.view, view
             if _differs(before, view):
                 self._changed()
@@ -190,7 +194,7 @@ class _Poller:
             extra_runs = observer.extra_runs()
         self._polls += 1
         names = [ask.queue for ask in demand.queues]
-        depths = observer.depths(names, horizon_seconds=START_SECONDS) if names else {}
+        queues = self._read_queues(observer, names, now) if names else {}
         reports: dict[str, Reading[WorkerView]] = {}
         for pool in demand.pools:
             for age, data in observer.reports(pool, max_age_seconds=REPORTS_SECONDS):
@@ -204,11 +208,28 @@ class _Poller:
             scopes[scope] = Known(value=self._read_scope(scope), at=now)
         return BrokerView(
             facts=facts,
-            queues={name: Known(value=queue_reading(depth), at=now) for name, depth in depths.items()},
+            queues=queues,
             reports=reports,
             scopes=scopes,
             extra_runs=extra_runs,
         )
+
+    def _read_queues(
+        self, observer: Observer, names: Sequence[str], now: datetime
+    ) -> dict[str, Reading[QueueReading]]:
+        """Read all queues at once or, where the broker refuses one (a key of another type), one by one."""
+        try:
+            depths = observer.depths(names, horizon_seconds=START_SECONDS)
+        except BrokerUnavailable as error:
+            if not isinstance(error.__cause__, redis.ResponseError) or isinstance(error, BrokerRefused):
+                raise
+            if len(names) > 1:
+                alone = [self._read_queues(observer, [name], now) for name in names]
+                return {name: reading for one in alone for name, reading in one.items()}
+            before = self.view.queues.get(names[0])
+            since = before.at if isinstance(before, Unknown) and before.reason == Reason.BROKER_ERROR else now
+            return {names[0]: Unknown(reason=Reason.BROKER_ERROR, at=since, message=str(error))}
+        return {name: Known(value=queue_reading(depth), at=now) for name, depth in depths.items()}
 
     def _read_scope(self, scope: str) -> ScopeView:
         store = self._stores.get(scope)
@@ -231,11 +252,11 @@ class _Poller:
             reason = Reason.AUTH_FAILED
         elif isinstance(error, ConfigurationError):
             reason = Reason.BROKER_NOT_SUPPORTED
-        elif isinstance(error.__cause__, redis.ResponseError):
-            reason = Reason.BROKER_ERROR  # it answers: loading its data, short of memory, …
-        else:
+        elif isinstance(error, BrokerUnavailable) and not isinstance(error.__cause__, redis.ResponseError):
             reason = Reason.BROKER_UNREACHABLE
-        unknown = Unknown(reason=reason, at=since, message=str(error))
+        else:
+            reason = Reason.BROKER_ERROR  # it answers: loading its data, short of memory, …
+        unknown = Unknown(reason=reason, at=since, message=str(error) or type(error).__name__)
         return BrokerView(
             facts=unknown,
             queues={ask.queue: unknown for ask in self.demand.queues},
@@ -356,7 +377,7 @@ class BrokerAdapter:
             problem = "its url is no text"
         except ConfigurationError as error:
             problem = str(error)
-            if urlsplit(url).scheme in OTHER_BROKERS:
+            if url.partition("://")[0] in OTHER_BROKERS:
                 reason = Reason.BROKER_NOT_SUPPORTED
         else:
             if self._in_cluster:

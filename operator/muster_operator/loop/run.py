@@ -224,6 +224,7 @@ class Operator:
                 self._last_pass_at = utc_now() if not len(self._queue) else self._last_pass_at
                 continue
             if not self._lease.leads(now):
+                self._memories.pop(key, None)  # what is not looked at all the time is not known all the time
                 self._queue.done(key, now)  # the next leader's first round comes to it
                 continue
             try:
