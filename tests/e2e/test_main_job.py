@@ -138,20 +138,29 @@ def test_running_tasks_outlive_a_shrinking_and_a_roll(empty_shop: Shop, acks: st
     report(acks=acks, kept=sorted(busy), ran_the_next=new)
 
 
+def at_work(shop: Shop, ended: int) -> None:
+    """Wait until so many tasks have ended."""
+    wait_for(shop.ended, until=lambda count: count >= ended, what=f"{ended} ends", timeout_seconds=180)
+
+
 def test_nothing_is_lost_while_everything_breaks(empty_shop: Shop, muster_installed: Installation):
     """During 10,000 tasks a busy worker is deleted by force, Redis and the operator are killed, and a node is
     drained: every task ends, and what ran twice is counted by the broker."""
     shop = empty_shop
-    shop.apply_pool(pool={"type": "prefork", "concurrency": 2})
-    ids = shop.order(WEB)
+    pool = {"type": "prefork", "concurrency": 2}
+    shop.apply_pool(pool=pool, paused=True)
+    ids = shop.order(WEB // 2)
     slow = shop.send("shop.tasks.pack", *[(f"parcel {number}", 3) for number in range(40)])
-    wait_for(shop.begun, what="work has begun", timeout_seconds=90)
+    ids += shop.order(WEB // 2)
+    shop.apply_pool(pool=pool)
+    at_work(shop, 500)
     killed = next(iter(shop.pods()))
     shop.kubectl("delete", "pod", killed, "--force", "--grace-period=0")
     at_kill = shop.ended()
-    shop.kubectl(
-        "exec", "broker-0", "--", "redis-cli", "shutdown", "nosave", check=False
-    )  # ends the exec too
+    at_work(shop, 2000)
+    # the exec ends with the container, which the kubelet starts again on the same disk
+    shop.kubectl("exec", "broker-0", "--", "redis-cli", "shutdown", "nosave", check=False)
+    at_work(shop, 4000)
     muster_installed.restart_operator()
     at_restart = shop.ended()
     node = wait_for(
