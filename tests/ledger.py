@@ -39,6 +39,12 @@ class Ledger:
     def ends(self) -> Counter:
         return self._count("end")
 
+    @property
+    def started_at(self) -> dict[str, float]:
+        """When each task started last, in monotonic seconds."""
+        lines = [line.split() for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        return {line[1]: float(line[3]) for line in lines if line[0] == "start"}
+
     def pid_of(self, task_id: str) -> int:
         """Return the process of the last start."""
         lines = [line.split() for line in self.path.read_text().splitlines()]

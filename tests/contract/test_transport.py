@@ -11,6 +11,7 @@ import pytest
 
 from brokers import POOL, OnMemory, OnRedis, OnSQLite, message
 from muster.core.effects import Publication, StoredResult
+from muster.core.rate import Pace, Rate, ask, read_rate
 from muster.transports.base import Sending, Settlement, Start, Tick, Turn, Verdict
 from muster.wire.message import peek
 
@@ -219,6 +220,108 @@ def test_settlements_starts_and_claims_of_one_turn_happen_in_that_order(broker):
     assert list(turned.settled) == [True]
     assert list(turned.started) == [True, False]
     assert [(peek(d.raw).id, d.running) for d in turned.deliveries] == [("3", True)]
+
+
+RATE = read_rate("100/h", whose="")
+"""Ten at once, then one every 36 s, the first of them a second earlier."""
+
+
+def start_at_a_rate(transport, deliveries, rate=RATE, task="shop.send"):
+    """Ask for all starts in one turn."""
+    return transport.turn(Turn(start=[Start(d.tag, d.queue, "", task, rate) for d in deliveries]))
+
+
+@pytest.mark.parametrize("run", [0, 100])
+def test_what_is_over_the_rate_of_all_workers_waits_on_the_broker(broker, run):
+    """The start is refused, and the message is nobody's until its time; the others run."""
+    broker.publish(*(message(str(n)) for n in range(13)))
+    transport = broker.transport()
+    deliveries = claim(transport, run=run)
+    turned = start_at_a_rate(transport, deliveries)
+    assert list(turned.started) == [True] * 10 + [False] * 3
+    waits = [turned.put_off[d.tag] - turned.now for d in deliveries[10:]]
+    assert waits == pytest.approx([35, 71, 107], abs=1e-4)
+    depth = broker.depth()
+    assert (depth.ready, depth.claimed, depth.running, depth.waiting) == (0, 0, 10, 3)
+    assert transport.tick(Tick()).next_eta == pytest.approx(turned.now + 35, abs=1e-3)
+    assert not settle(transport, deliveries[-1], Verdict.ACK), "it is not ours any more"
+
+
+def test_all_workers_together_keep_a_rate(broker):
+    """Two workers that take what they get never start more than the rate in any window, and lose no time."""
+    rate = read_rate("20/s", whose="")
+    broker.publish(*(message(str(n)) for n in range(12)))
+    workers = [broker.transport(worker=name) for name in ("one", "two")]
+    begin, started = broker.now(), []
+    while len(started) < 12:
+        for worker in workers:
+            worker.tick(Tick())
+            deliveries = claim(worker, 4)
+            turned = start_at_a_rate(worker, deliveries, rate)
+            started += [turned.now] * sum(turned.started)
+        assert broker.now() < begin + 30
+        broker.elapse(0.01)
+    for first in range(12):
+        for last in range(first, 12):
+            most = 1 + (started[last] - started[first] + rate.tolerance_seconds) / rate.interval_seconds
+            assert last - first + 1 <= most + 1e-3
+
+
+def test_a_rate_is_counted_as_the_decision_says(broker):
+    """Every broker computes what `core.rate` computes, start by start, and remembers it between turns."""
+    transport, pace = broker.transport(), Pace()
+    for texts in (["1/m", "60/m", "7/s"], ["7/s", "7/s"], ["60/m"]):
+        rates = [read_rate(text, whose="") for text in texts]
+        broker.publish(*(message(str(n)) for n in range(len(rates))))
+        deliveries = claim(transport)
+        starts = [Start(d.tag, d.queue, "", "t", r) for d, r in zip(deliveries, rates, strict=True)]
+        turned = transport.turn(Turn(start=starts))
+        for delivery, rate in zip(deliveries, rates, strict=True):
+            pace, until = ask(rate, pace, turned.now)
+            assert turned.put_off.get(delivery.tag, 0.0) == pytest.approx(until, abs=1e-4)
+
+
+def test_rates_of_two_tasks_are_two(broker):
+    """One that is used up holds nobody else up, nor does a start without a rate."""
+    broker.publish(*(message(str(n)) for n in range(4)))
+    transport = broker.transport()
+    first, second, third, fourth = claim(transport)
+    rate = read_rate("1/h", whose="")
+    assert list(start_at_a_rate(transport, [first, second], rate, "one").started) == [True, False]
+    assert list(start_at_a_rate(transport, [third], rate, "two").started) == [True]
+    assert start(transport, fourth)
+
+
+def test_a_start_at_a_rate_that_is_not_ours_uses_nothing_up(broker):
+    """What was settled or lost takes no other message's turn."""
+    broker.publish(message("1"), message("2"))
+    transport = broker.transport()
+    first, second = claim(transport)
+    assert settle(transport, first, Verdict.ACK)
+    rate = read_rate("1/h", whose="")
+    assert list(start_at_a_rate(transport, [first, second], rate).started) == [False, True]
+
+
+def test_what_is_put_off_comes_back_as_it_was_and_counts_its_extra_run_then(broker):
+    """An extra run is counted by the start that happens."""
+    broker.publish(message("1"), message("2"))
+    transport = broker.transport()
+    rate = Rate(0.3, 0.0)
+    held = claim(transport)
+    for delivery in held:
+        assert settle(transport, delivery, Verdict.LOST, reason="WorkerLost")
+    extra = '["mail","shop.send","WorkerLost"]'
+    starts = [Start(d.tag, d.queue, extra, "t", rate) for d in claim(transport)]
+    assert list(transport.turn(Turn(start=starts)).started) == [True, False]
+    assert sum(broker.observer().extra_runs().values()) == 1
+    broker.elapse(0.4)
+    transport.tick(Tick())
+    [again] = claim(transport)
+    assert peek(again.raw).losses == 1
+    assert list(transport.turn(Turn(start=[Start(again.tag, again.queue, extra, "t", rate)])).started) == [
+        True
+    ]
+    assert sum(broker.observer().extra_runs().values()) == 2
 
 
 # -- settlements
@@ -548,14 +651,14 @@ def test_reconciling_gives_back_what_was_claimed_in_an_answer_that_got_lost(brok
 def test_a_worker_that_comes_again_under_its_name_begins_anew(broker):
     """A restarted container has the name of the one before, and neither takes the other's messages."""
     broker.publish(*(message(str(n)) for n in range(4)))
-    before, after = broker.transport(worker="one", lease_seconds=SHORT), broker.transport(worker="one")
+    before, after = broker.transport(worker="one", lease_seconds=1.0), broker.transport(worker="one")
     earlier, later = claim(before, 2, run=1), claim(after, 2, run=1)
     assert len({delivery.tag for delivery in earlier + later}) == 4
     after.tick(Tick(renew=[(d.queue, d.tag) for d in later], reconcile=True))
     depth = broker.depth()
     assert (depth.ready, depth.claimed, depth.running) == (0, 2, 2)
     assert all(settle(after, delivery, Verdict.ACK) for delivery in later)
-    broker.elapse(2 * SHORT)
+    broker.elapse(1.1)
     after.tick(Tick())
     assert {(peek(d.raw).id, peek(d.raw).losses) for d in claim(after)} == {("0", 1), ("1", 0)}
 

@@ -18,6 +18,7 @@ import pytest
 
 from muster.core.effects import Publication
 from muster.core.policy import Policy
+from muster.core.rate import Rate
 from muster.errors import BrokerUnavailable
 from muster.pools.base import Lost, Outcome, Publish, Returned, Running
 from muster.transports.memory import MemoryBroker
@@ -32,8 +33,15 @@ TROUBLE_SECONDS = 60.0
 WORKERS = 3
 SLOTS = 2
 SEEDS = range(int(os.environ.get("MUSTER_SIMULATION_SEEDS", "30")))
-TASKS = ("plain", "chain", "retry", "publishes", "fails", "early")
+TASKS = ("plain", "chain", "retry", "publishes", "fails", "early", "paced", "together")
 LATE, EARLY = Policy(), Policy(acks_late=False)
+EACH, TOGETHER = Rate(12.0, 1.0), Rate(4.0, 1.0)
+POLICIES = {
+    **dict.fromkeys(TASKS, LATE),
+    "early": EARLY,
+    "paced": Policy(rate=EACH),
+    "together": Policy(global_rate=TOGETHER),
+}
 
 
 class Killed(BaseException):
@@ -101,7 +109,8 @@ class Model:
         self.active = {}
         self.events = []
         self.waiting = {}
-        self.notify = None
+        self.submitted = defaultdict(list)
+        """Task → when it was to start."""
 
     def room(self, depth):
         return max(0, self.slots * depth - len(self.queued) - len(self.active))
@@ -111,6 +120,8 @@ class Model:
 
     def submit(self, jobs):
         self.queued += jobs
+        for job in jobs:
+            self.submitted[peek(job.raw).task].append(self.world.clock())
 
     def collect(self):
         events, self.events = self.events, []
@@ -232,7 +243,7 @@ class Worker:
                          lease_seconds=LEASE_SECONDS, delivery_limit=0),
             transport=self.transport,
             pool=self.pool,
-            policies={task: EARLY if task == "early" else LATE for task in TASKS},
+            policies=POLICIES,
             default_policy=LATE,
             results=None,
             stores_results=True,
@@ -270,6 +281,8 @@ class World:
         self.faults = Counter()
         self.names = 0
         self.workers = []
+        self.pools, self.tallies = [], []
+        """Those of former workers too."""
 
     def mark(self, raws):
         for raw in raws:
@@ -279,6 +292,8 @@ class World:
     def hire(self):
         self.names += 1
         self.workers.append(Worker(self, f"worker{self.names}"))
+        self.pools.append(self.workers[-1].pool)
+        self.tallies.append(self.workers[-1].loop.tally)
 
     def fire(self, worker, how):
         self.faults[how] += 1
@@ -413,13 +428,31 @@ def test_whatever_happens_the_books_agree(worlds, seed):
     assert counted <= extra + never_begun, f"{counted} counted, {extra} extra, {never_begun} never begun"
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_happens_no_task_starts_more_often_than_its_rate(worlds, seed):
+    """Neither in one worker, nor in all together, in any window of time."""
+    world = worlds(seed)
+    for pool in world.pools:
+        assert_within(EACH, pool.submitted["paced"])
+    assert_within(TOGETHER, sorted(at for pool in world.pools for at in pool.submitted["together"]))
+
+
+def assert_within(rate, times):
+    for first in range(len(times)):
+        for last in range(first, len(times)):
+            most = 1 + (times[last] - times[first] + rate.tolerance_seconds) / rate.interval_seconds
+            assert last - first + 1 <= most + 1e-3
+
+
 def test_the_trouble_is_real(worlds):
     """Over the seeds every kind of fault happens and tasks run again: the books have work."""
-    faults, extra, tasks = Counter(), 0, defaultdict(int)
+    faults, extra, tasks, waits = Counter(), 0, defaultdict(int), Counter()
     for seed in range(6):
         world = worlds(seed)
         faults += world.faults
         extra += sum(world.starts.values()) - len(world.starts)
+        for tally in world.tallies:
+            waits.update({task: counts.rate_limited for (_, task), counts in tally.tasks.items()})
         for task_id in world.confirmed:
             tasks[task_id.rstrip("0123456789").partition(".")[0].rstrip("0123456789")] += 1
     assert set(faults) == {
@@ -433,6 +466,7 @@ def test_the_trouble_is_real(worlds):
     }
     assert extra > 20
     assert set(tasks) == set(TASKS)
+    assert min(waits["paced"], waits["together"]) > 20
 
 
 def test_a_loss_is_seen(worlds):

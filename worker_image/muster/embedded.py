@@ -132,6 +132,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (worker, token)
         ) WITHOUT ROWID""",
     ),
+    (
+        # how far the rates for all workers are used up: `muster.core.rate.Pace`
+        """CREATE TABLE rates (
+            task TEXT PRIMARY KEY,
+            next_start REAL NOT NULL,
+            next_place REAL NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )
 """Each entry leads from one version of the tables to the next; a new need is a new entry at the end."""
 
@@ -392,6 +400,7 @@ def clean(connection: sqlite3.Connection, now: float) -> None:
             {"place": place, "kept": DEAD_LETTERS_KEPT},
         )
     connection.execute("DELETE FROM reports WHERE at < ?", (now - REPORTS_KEPT_SECONDS,))
+    connection.execute("DELETE FROM rates WHERE next_start < ? AND next_place < ?", (now, now))
     connection.execute("DELETE FROM sent WHERE at < ?", (now - SENT_KEPT_SECONDS,))
     connection.execute("DELETE FROM controls WHERE at < ?", (now - CONTROLS_KEPT_SECONDS,))
     connection.execute("DELETE FROM revoked WHERE at < ?", (now - WEEK_SECONDS,))

@@ -135,6 +135,7 @@ def task_table(app: Muster) -> dict[str, TaskPolicy]:
             ignore_result=task.ignore_result,
             store_errors_even_if_ignored=task.store_errors_even_if_ignored,
             track_started=task.track_started,
+            rate_limit=None if task.rate_limit is None else str(task.rate_limit),
         )
         for name, task in app.tasks.items()
     }

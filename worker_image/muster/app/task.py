@@ -82,7 +82,7 @@ class Task:
     """None: it is never given up."""
     default_retry_delay: float = 180
     """Seconds."""
-    rate_limit: str | None = None
+    rate_limit: str | float | None = None
     ignore_result: bool | None = None
     trail: bool = True
     """Record the results of the tasks that it sends as its children."""

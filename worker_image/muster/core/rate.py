@@ -1,7 +1,8 @@
 """How often a task may start: Celery's rate limits, as a value and a function of now.
 
-The worker's loop asks for each message of a limited task; brokers that keep a rate for all workers ask with
-the state that they store, on Redis in `transports/lua/common.lua`, which computes the same.
+Brokers that keep a rate for all workers `ask` for each start, with the pace that they store; on Redis
+`transports/lua/turn.lua` computes the same. The worker's loop asks for each message of a task that has a rate
+in each worker, by `ask_beside_others`.
 
 The formula is the Generic Cell Rate Algorithm, as virtual scheduling: ITU-T Recommendation I.371 (2004),
 annex A. What may start moves the theoretical arrival time of the next start; what may not is given a time of
@@ -20,6 +21,10 @@ _UNIT_SECONDS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FORM: Final = re.compile(r"([0-9]+(?:[.][0-9]+)?)(?:/([smh]))?")
 _AT_ONCE_SHARE: Final = 10
 _LATE_SECONDS: Final = 1.0
+_PLACES_SECONDS: Final = 10.0
+_PLACES: Final = 8
+"""A worker gives places to so many, or as far ahead as that; the others come again. Each start then costs so
+many such visits at most, and so many workers find enough to do."""
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -40,6 +45,8 @@ class Pace(msgspec.Struct, frozen=True):
     """When the next start would come at an even pace (the theoretical arrival time)."""
     next_place: float = 0.0
     """When the last of those who wait will have had its time."""
+    next_visit: float = 0.0
+    """The same for those who were told to come again."""
 
 
 def read_rate(text: str | float | None, *, whose: str) -> Rate | None:
@@ -66,8 +73,24 @@ def read_rate(text: str | float | None, *, whose: str) -> Rate | None:
 
 def ask(rate: Rate, pace: Pace, now: float) -> tuple[Pace, float]:
     """Return the new pace and when to start: 0.0 for now, else a later time, Unix seconds, to ask again."""
+    interval = rate.interval_seconds
     earliest = pace.next_start - rate.tolerance_seconds
     if now >= earliest:
-        return Pace(max(pace.next_start, now) + rate.interval_seconds, pace.next_place), 0.0
+        return Pace(max(pace.next_start, now) + interval, pace.next_place, pace.next_visit), 0.0
     place = max(earliest, pace.next_place)
-    return Pace(pace.next_start, place + rate.interval_seconds), place
+    return Pace(pace.next_start, place + interval, pace.next_visit), place
+
+
+def ask_beside_others(rate: Rate, pace: Pace, now: float) -> tuple[Pace, float]:
+    """Do the same for one of several who take from one queue, each at a pace of its own.
+
+    If it gave a place to all that it finds, the others would find nothing, and one that comes later neither.
+    So those whose place would be far away are told to come again, closer together than it could start them.
+    """
+    interval = rate.interval_seconds
+    asked, until = ask(rate, pace, now)
+    far = now + max(_PLACES_SECONDS, _PLACES * interval)
+    if until <= far:
+        return asked, until
+    visit = max(far, pace.next_visit)
+    return Pace(pace.next_start, pace.next_place, visit + interval / _PLACES), visit

@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from muster.core.rate import read_rate
+from muster.errors import ConfigurationError
+
 
 class Kind(msgspec.Struct, frozen=True):
     """A form of value: what it is called in the reference, and how it is read."""
@@ -23,6 +26,14 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     raise ValueError(f"must be a text, not {value!r}")
+
+
+def _rate(value: Any) -> str:
+    try:
+        read_rate(value, whose="it")
+    except ConfigurationError:
+        raise ValueError(f"must be a rate such as 10/s, 100/m or 1000/h, not {value!r}") from None
+    return str(value)
 
 
 def _boolean(value: Any) -> bool:
@@ -83,6 +94,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 TEXT = Kind("text", _text)
+RATE = Kind("rate such as 100/m", _rate)
 BOOLEAN = Kind("true or false", _boolean)
 INTEGER = Kind("whole number", _integer)
 NUMBER = Kind("number", _number)

@@ -6,13 +6,14 @@ takes is the broker's, in Unix seconds. A message in a worker's hands is *claime
 started) or *running*; either way it is held by a lease that `tick` renews and anyone's `tick` ends.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Protocol
 
 import msgspec
 
 from muster.core.effects import Publication, StoredResult
+from muster.core.rate import Rate
 
 
 class Verdict(IntEnum):
@@ -74,11 +75,16 @@ class Sending(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True):
-    """A claimed message that is about to be handed to the pool. `extra_run` is JSON [queue, task, cause]."""
+    """A message in hand that is about to be handed to the pool. `extra_run` is JSON [queue, task, cause]."""
 
     tag: str
     queue: str
     extra_run: str = ""
+    task: str = ""
+    rate: Rate | None = None
+    """How often `task` may start in all workers together. Over it, the message waits on the broker instead:
+    it is not ours any more, and `Turned.put_off` says until when. A start that is asked for again, because
+    its answer got lost, is counted again."""
 
 
 class Turn(msgspec.Struct, kw_only=True):
@@ -100,6 +106,8 @@ class Turned(msgspec.Struct, kw_only=True):
     """For each settlement: was the lease still ours? False: somebody else has the message now."""
     started: Sequence[bool] = ()
     """For each start: is it ours to run?"""
+    put_off: Mapping[str, float] = {}
+    """Tag → time, for the starts that have to wait for their rate."""
     deliveries: Sequence[Delivery] = ()
     now: float = 0.0
 

@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from muster.core.effects import Publication, StoredResult
+from muster.core.rate import Pace, ask
 from muster.transports.base import (
     Delivery,
     QueueDepth,
@@ -95,6 +96,8 @@ class MemoryBroker:
         self._mailboxes: dict[str, list[bytes]] = {}
         self._revoked: dict[str, float] = {}
         self._extra_runs: dict[tuple[str, str, str], int] = {}
+        self._paces: dict[str, Pace] = {}
+        """Task → how far its rate for all workers is used up."""
         self._sent: dict[str, set[str]] = {}
         """Worker → what it said last of all that must be done once."""
         self._watches: list[MemoryWatch] = []
@@ -212,10 +215,16 @@ class MemoryBroker:
         held = self._held.get(named.tag)
         return held if held is not None and held.message.queue == named.queue else None
 
-    def _start(self, start: Start, deadline: float) -> bool:
+    def _start(self, start: Start, now: float, deadline: float, put_off: dict[str, float]) -> bool:
         held = self._find(start)
         if held is None:
             return False
+        if start.rate is not None:
+            self._paces[start.task], until = ask(start.rate, self._paces.get(start.task, Pace()), now)
+            if until:
+                put_off[start.tag] = until
+                self._wait_until(until, self._held.pop(start.tag).message)
+                return False
         if held.running:  # a start whose answer got lost is asked for again
             return True
         held.running = True
@@ -247,7 +256,8 @@ class MemoryBroker:
             for sending in turn.send:
                 if sending.token in new:
                     self._publish(sending.publications, now)
-            started = [self._start(start, deadline) for start in turn.start]
+            put_off: dict[str, float] = {}
+            started = [self._start(start, now, deadline, put_off) for start in turn.start]
             deliveries = []
             runs_left = turn.run
             for message in self._take(transport.queues, turn.claim):
@@ -259,7 +269,7 @@ class MemoryBroker:
             watches = self._woken()
         for watch in watches:
             watch.fire()
-        return Turned(settled=settled, started=started, deliveries=deliveries, now=now)
+        return Turned(settled=settled, started=started, put_off=put_off, deliveries=deliveries, now=now)
 
     def _tick(self, tick: Tick, transport: "MemoryTransport") -> Ticked:
         with self._lock:

@@ -24,7 +24,17 @@ from redis.retry import Retry
 
 from muster.core.effects import Publication
 from muster.errors import BrokerRefused, BrokerUnavailable
-from muster.transports.base import Delivery, QueueDepth, ServerFacts, Settlement, Tick, Ticked, Turn, Turned
+from muster.transports.base import (
+    Delivery,
+    QueueDepth,
+    ServerFacts,
+    Settlement,
+    Start,
+    Tick,
+    Ticked,
+    Turn,
+    Turned,
+)
 from muster.wire.errors import MalformedMessage
 from muster.wire.keys import PRIORITY_STEPS, RedisKeys, priority_step
 from muster.wire.lua import fragment
@@ -147,6 +157,20 @@ def publication_args(publication: Publication) -> tuple[str, str, str, float, st
     )
 
 
+def _start_args(start: Start) -> tuple[Any, ...]:
+    if start.rate is None:
+        return (start.tag, start.queue, start.extra_run)
+    rate = start.rate
+    return (
+        start.tag,
+        start.queue,
+        start.extra_run,
+        start.task,
+        rate.interval_seconds,
+        rate.tolerance_seconds,
+    )
+
+
 class RedisTransport:
     """A worker's side; see `muster.transports.base.Transport`.
 
@@ -184,7 +208,7 @@ class RedisTransport:
         claim = min(turn.claim, MAX_CLAIM)
         args = (
             [self._settlement(settlement) for settlement in turn.settle],
-            [(start.tag, start.queue, start.extra_run) for start in turn.start],
+            [_start_args(start) for start in turn.start],
             claim,
             turn.run,
             self._worker,
@@ -202,16 +226,17 @@ class RedisTransport:
         # claims whose answer got lost may have used numbers too: never use one twice
         self._next += claim
         deliveries = []
-        for position in range(3, len(reply), 3):
+        for position in range(4, len(reply), 3):
             index, step, raw = reply[position : position + 3]
             queue = self._queues[abs(index) - 1]
-            tag = f"muster:{step.decode()}:{self._worker}:{first + (position - 3) // 3}"
+            tag = f"muster:{step.decode()}:{self._worker}:{first + (position - 4) // 3}"
             deliveries.append(Delivery(tag, queue, raw, index > 0))
             if step != b"0" and self._watch is not None:
                 self._watch.add(self._server.keys.queue(queue, int(step)))
         return Turned(
             settled=[bit == 49 for bit in reply[1]],
             started=[bit == 49 for bit in reply[2]],
+            put_off={tag.decode(): float(until) for tag, until in zip(*[iter(reply[3])] * 2, strict=True)},
             deliveries=deliveries,
             now=float(reply[0]),
         )

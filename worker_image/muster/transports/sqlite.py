@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from muster.core.effects import Publication
+from muster.core.rate import Pace, Rate, ask
 from muster.embedded import Database, clean, path_of, store_results
 from muster.errors import BrokerUnavailable
 from muster.transports.base import (
@@ -92,6 +93,10 @@ def _back_with_loss(connection: sqlite3.Connection, rows: Iterable[tuple[int, by
     )
 
 
+def _wait_until(connection: sqlite3.Connection, row: int, eta: float) -> None:
+    connection.execute("UPDATE messages SET state = 3, until = ?, worker = '' WHERE id = ?", (eta, row))
+
+
 class SQLiteTransport:
     """A worker's side; see `muster.transports.base.Transport`.
 
@@ -137,9 +142,10 @@ class SQLiteTransport:
                 if sending.token in new:
                     publish(connection, sending.publications, now)
             deadline = now + self._lease_seconds
-            started = [self._start(connection, start, deadline) for start in turn.start]
+            put_off: dict[str, float] = {}
+            started = [self._start(connection, start, now, put_off) for start in turn.start]
             deliveries = self._claim(connection, turn, deadline) if turn.claim > 0 else []
-        return Turned(settled=settled, started=started, deliveries=deliveries, now=now)
+        return Turned(settled=settled, started=started, put_off=put_off, deliveries=deliveries, now=now)
 
     def _new(self, connection: sqlite3.Connection, turn: Turn, now: float) -> set[str]:
         """Return the tags and tokens of what this turn says for the first time, of all that is done once."""
@@ -177,10 +183,7 @@ class SQLiteTransport:
             case Verdict.LOST:
                 _back_with_loss(connection, [(row, raw)], settlement.reason)
             case Verdict.DEFER:
-                connection.execute(
-                    "UPDATE messages SET state = 3, until = ?, worker = '' WHERE id = ?",
-                    (settlement.eta, row),
-                )
+                _wait_until(connection, row, settlement.eta)
             case Verdict.REQUEUE:
                 connection.execute(
                     """INSERT INTO messages (queue, step, state, until, claims, raw)
@@ -198,14 +201,22 @@ class SQLiteTransport:
             connection.execute("DELETE FROM messages WHERE id = ?", (row,))
         return True
 
-    def _start(self, connection: sqlite3.Connection, start: Start, deadline: float) -> bool:
+    def _start(
+        self, connection: sqlite3.Connection, start: Start, now: float, put_off: dict[str, float]
+    ) -> bool:
         key = _key(start.tag, start.queue)
         found = connection.execute(_HELD, key).fetchone()
         if found is None:
             return False
+        if start.rate is not None and (until := self._pace(connection, start.task, start.rate, now)):
+            put_off[start.tag] = until
+            _wait_until(connection, key[0], until)
+            return False
         if found[0] == RUNNING:  # a start whose answer got lost is asked for again
             return True
-        connection.execute("UPDATE messages SET state = 2, until = ? WHERE id = ?", (deadline, key[0]))
+        connection.execute(
+            "UPDATE messages SET state = 2, until = ? WHERE id = ?", (now + self._lease_seconds, key[0])
+        )
         if start.extra_run:
             connection.execute(
                 """INSERT INTO extra_runs (queue, task, cause, runs) VALUES (?, ?, ?, 1)
@@ -213,6 +224,19 @@ class SQLiteTransport:
                 msgspec.json.decode(start.extra_run, type=tuple[str, str, str]),
             )
         return True
+
+    @staticmethod
+    def _pace(connection: sqlite3.Connection, task: str, rate: Rate, now: float) -> float:
+        """Let one more start of a task happen, or return until when it has to wait."""
+        found = connection.execute(
+            "SELECT next_start, next_place FROM rates WHERE task = ?", (task,)
+        ).fetchone()
+        pace, until = ask(rate, Pace(*found) if found else Pace(), now)
+        connection.execute(
+            "INSERT OR REPLACE INTO rates (task, next_start, next_place) VALUES (?, ?, ?)",
+            (task, pace.next_start, pace.next_place),
+        )
+        return until
 
     def _claim(self, connection: sqlite3.Connection, turn: Turn, deadline: float) -> list[Delivery]:
         room, runs_left = turn.claim, turn.run

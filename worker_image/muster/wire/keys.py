@@ -76,6 +76,10 @@ class RedisKeys(msgspec.Struct, frozen=True, kw_only=True):
         """Hash worker id → `<Redis TIME seconds> <report JSON>` of one pool."""
         return f"{self.prefix}muster.reports.{pool}"
 
+    def rate(self, task: str) -> str:
+        """Hash `next_start`, `next_place` (Redis TIME, s): how far a rate for all workers is used up."""
+        return f"{self.prefix}muster.rate.{task}"
+
     def sent(self, worker: str) -> str:
         """Set of what a worker said last of all that is done once however often it is said."""
         return f"{self.prefix}muster.sent.{worker}"

@@ -26,6 +26,7 @@ from muster.core.admission import Admission, Bury, Defer, Discard, Run, admit, l
 from muster.core.effects import StoredResult
 from muster.core.policy import Policy
 from muster.core.prefetch import depth, estimate
+from muster.core.rate import Pace, ask_beside_others
 from muster.core.settlement import after_loss, after_run
 from muster.errors import BrokerUnavailable
 from muster.pools.base import Job, Lost, Outcome, Pool, Publish, Returned
@@ -46,6 +47,8 @@ TICK_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
 PUBLISH_PATIENCE_SECONDS: Final = 10.0
 """How long a task that publishes waits for a broker that is away, before it gets an error."""
+ETA_SECONDS: Final = 0.01
+"""Messages that wait are looked at no more often than this; they may be as late."""
 BEHIND_SECONDS: Final = 0.02
 """When jobs share a slot, the pool looks so soon whether some must be taken from behind a long one."""
 MAX_UNSETTLED: Final = 2000
@@ -85,6 +88,8 @@ class _Held(msgspec.Struct):
     job: Job
     acked: bool = False
     """Acknowledged before its start (early ack)."""
+    paced: bool = False
+    """The broker has counted it for the rate of all workers."""
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -141,14 +146,19 @@ class WorkerLoop:
         self._next_number = 1
         self._estimate: float | None = None
         self._hungry = True
+        self._paces: dict[str, Pace] = {}
+        """Task → how far its rate in this worker is used up."""
         self._revoked: dict[str, None] = {}
         self._revoked_after = 0.0
 
+        self._ahead = 0.0
+        """The broker's clock minus ours, seconds."""
         self._tick_at = 0.0
         self._renew_at = 0.0
         self._report_at = 0.0
         self._check_at = 0.0
         self._eta_at: float | None = None
+        self._ticked_at = 0.0
         self._retry_at = 0.0
         self._failures = 0
         self._reconcile = False
@@ -360,13 +370,14 @@ class WorkerLoop:
         if now >= self._renew_at:
             self._renew_at = now + self._settings.lease_seconds / 3
         self._tick_at = now + TICK_SECONDS
+        self._ticked_at = now
         if report is not None:
             self._last_report = report
             self._report_at = now + REPORT_SECONDS * (0.9 + self._dice() / 5)
         if ticked.next_eta is None:
             self._eta_at = None
         else:
-            self._eta_at = now + max(0.0, ticked.next_eta - ticked.now)
+            self._eta_at = now + max(ETA_SECONDS, ticked.next_eta - ticked.now)
         for task_id in ticked.revoked:
             self._revoked[task_id] = None
         while len(self._revoked) > MAX_REVOKED:
@@ -460,7 +471,8 @@ class WorkerLoop:
         early: list[int] = []
         for number in starting:
             held = self._held[number]
-            (starts if held.policy.acks_late else early).append(number)
+            asks = held.policy.acks_late or (held.policy.global_rate is not None and not held.paced)
+            (starts if asks else early).append(number)
         settle = [*self._settle, *(_early_ack(self._held[number]) for number in early)]
         try:
             self._store_results()
@@ -482,19 +494,28 @@ class WorkerLoop:
         if self._asked:
             self._answer("")
         submit = []
+        again = False
+        now = turned.now
+        self._ahead = now - self._clock()
         for number, ours in zip(starts, turned.started, strict=True):
-            if ours:
-                self._count_extra_run(self._held[number])
-                submit.append(self._held[number].job)
-            else:
+            held = self._held[number]
+            if not ours:
                 del self._held[number]
+                if held.delivery.tag in turned.put_off:
+                    again = True  # there is room for another
+                    self._put_off(held.delivery, held.message, turned.put_off[held.delivery.tag], now)
+            elif held.policy.acks_late:
+                self._count_extra_run(held)
+                submit.append(held.job)
+            else:  # its rate lets it start: now it is acknowledged
+                held.paced = again = True
+                self._waiting.appendleft(number)
         for number, ours in zip(early, turned.settled[len(turned.settled) - len(early) :], strict=True):
             if ours:
                 self._held[number].acked = True
                 submit.append(self._held[number].job)
             else:
                 del self._held[number]
-        now = turned.now
         for delivery in turned.deliveries:
             job = self._admit(delivery, now)
             if job is not None:
@@ -506,14 +527,32 @@ class WorkerLoop:
                 self._hungry = False
                 self._watch.arm()
             return bool(self._settle or self._waiting)
-        return False
+        return again
 
     def _to_start(self) -> list[int]:
         """Return the waiting jobs that the pool has room for, taking them off the list."""
         if not self._waiting or self.draining:
             return []
         room = min(self._pool.room(1), len(self._waiting))
-        return [self._waiting.popleft() for _ in range(room)]
+        starting = []
+        for number in [self._waiting.popleft() for _ in range(room)]:
+            held = self._held[number]
+            now = self._clock() + self._ahead
+            if held.policy.rate is None or held.paced or self._may_start(held, now):
+                starting.append(number)
+            else:
+                del self._held[number]
+        return starting
+
+    def _may_start(self, held: _Held, now: float) -> bool:
+        """Ask the task's rate in this worker; one that has to wait does so on the broker."""
+        task = held.message.task
+        assert held.policy.rate is not None
+        self._paces[task], until = ask_beside_others(held.policy.rate, self._paces.get(task, _NO_PACE), now)
+        if until:
+            self._defer(held.delivery, until)
+            self._put_off(held.delivery, held.message, until, now)
+        return not until
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         self._pool.submit(jobs)
@@ -554,7 +593,8 @@ class WorkerLoop:
             extra = msgspec.json.encode(
                 [held.delivery.queue, held.message.task, held.message.cause or "Unknown"]
             ).decode()
-        return Start(held.delivery.tag, held.delivery.queue, extra)
+        rate = held.policy.global_rate
+        return Start(held.delivery.tag, held.delivery.queue, extra, held.message.task if rate else "", rate)
 
     def _count_extra_run(self, held: _Held) -> None:
         if held.message.losses:
@@ -591,9 +631,13 @@ class WorkerLoop:
             policy = admission.policy
             soft, hard = limits(message, policy)
             job = Job(number, delivery.queue, raw, soft, hard, admission.alone)
-            self._held[number] = _Held(delivery, message, policy, job)
-            if delivery.running and policy.acks_late:
+            held = _Held(delivery, message, policy, job)
+            if delivery.running and policy.acks_late and policy.global_rate is None:
+                if policy.rate is not None and not self._may_start(held, now):
+                    return None
+                self._held[number] = held
                 return job
+            self._held[number] = held
             self._waiting.append(number)
         else:
             self._refuse(delivery, message, admission)
@@ -602,9 +646,7 @@ class WorkerLoop:
     def _refuse(self, delivery: Delivery, message: Peek, admission: Admission) -> None:
         match admission:
             case Defer(eta):
-                self._settle.append(
-                    Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.DEFER, eta=eta)
-                )
+                self._defer(delivery, eta)
             case Discard(reason, text):
                 self.tally.task(delivery.queue, message.task).expired += 1
                 task_logger.info("%s[%s] is discarded: %s", message.task, message.id, text)
@@ -616,6 +658,17 @@ class WorkerLoop:
                 kind = getattr(exceptions, error, exceptions.TaskError)
                 result = self._failure(message, None, "FAILURE", kind(text))
                 self._bury(delivery, reason, text, message, result)
+
+    def _defer(self, delivery: Delivery, eta: float) -> None:
+        self._settle.append(
+            Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.DEFER, eta=eta)
+        )
+
+    def _put_off(self, delivery: Delivery, message: Peek, until: float, now: float) -> None:
+        """Note that a message waits on the broker for its rate; `now` and `until` by the broker's clock."""
+        self.tally.task(delivery.queue, message.task).rate_limited += 1
+        due = max(self._clock() + until - now, self._ticked_at + ETA_SECONDS)
+        self._eta_at = due if self._eta_at is None else min(self._eta_at, due)
 
     def _bury(
         self,
@@ -747,7 +800,8 @@ class WorkerLoop:
         held = self._held.get(number)
         if held is None:
             return
-        if self.draining and not held.acked:
+        limited = held.policy.rate is not None or held.policy.global_rate is not None
+        if (self.draining or limited) and not held.acked:  # a limited one starts when its rate allows it
             self._give_back(number)
         elif self.draining:  # it was acknowledged early, so it must run here
             self._pool.submit([held.job])
@@ -786,6 +840,9 @@ class WorkerLoop:
                 )
         self._retry_at = 0.0
         self._exchange()
+
+
+_NO_PACE: Final = Pace()
 
 
 def _early_ack(held: _Held) -> Settlement:

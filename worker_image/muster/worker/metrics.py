@@ -23,6 +23,7 @@ _COUNTERS = {
     "rejected": "Runs that refused their message",
     "expired": "Messages that were too old or revoked, and did not run",
     "lost": "Runs whose process was lost",
+    "rate_limited": "Messages that had to wait for their task's rate limit",
 }
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from muster import settings
+from muster.core.rate import read_rate
 from muster.errors import ConfigurationError
 from muster.settings import Settings
 from muster.settings.environment import DeadLetter, Prefetch, QueueLimits, WorkerEnvironment
@@ -94,6 +95,13 @@ class WorkerOptions:
     delivery_limits: Mapping[str, int]
     """For queues with a limit of their own."""
     queue_limits: Mapping[str, QueueLimits]
+    rate_limits: Mapping[str, str]
+    """Task → most starts in this worker."""
+    global_rate_limits: Mapping[str, str]
+    """Task → most starts in all workers together."""
+    default_rate_limit: str
+    disable_rate_limits: bool
+    """Whether tasks' own limits and the default are left out."""
     pool: PoolType
     concurrency: int
     max_tasks_per_child: int
@@ -207,6 +215,8 @@ APPLICATION_SETTINGS = (
     "task_queues",
     "task_default_queue",
     "muster_delivery_limit",
+    "task_default_rate_limit",
+    "worker_disable_rate_limits",
     "worker_pool",
     "worker_concurrency",
     "worker_max_tasks_per_child",
@@ -283,6 +293,10 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
         delivery_limit=pick("delivery_limit", setting="muster_delivery_limit"),
         delivery_limits=pick("delivery_limits", default={}),
         queue_limits=pick("queue_limits", default={}),
+        rate_limits=pick("rate_limits", default={}),
+        global_rate_limits=pick("global_rate_limits", default={}),
+        default_rate_limit=pick("default_rate_limit", setting="task_default_rate_limit", default=""),
+        disable_rate_limits=pick("disable_rate_limits", setting="worker_disable_rate_limits"),
         pool=pool,
         concurrency=_concurrency(sources, pool, told.machine.cpus),
         max_tasks_per_child=pick("max_tasks_per_child", setting="worker_max_tasks_per_child", default=0),
@@ -386,11 +400,11 @@ def _check(options: WorkerOptions) -> None:
                 f"the dead letters of queue {queue!r} would go to {place.name!r}, which this worker consumes "
                 "too: name another place"
             )
-    if options.told.environment.rate_limits or options.told.environment.global_rate_limits:
-        raise ConfigurationError(
-            "rate limits come in a later version: leave limits.rate and limits.globalRate out of the "
-            "WorkerPool, and bound the rate by its size"
-        )
+    for name, text in options.rate_limits.items():
+        read_rate(text, whose=f"the rate limit of {name}")
+    for name, text in options.global_rate_limits.items():
+        read_rate(text, whose=f"the global rate limit of {name}")
+    read_rate(options.default_rate_limit or None, whose="task_default_rate_limit")
 
 
 def node_name(text: str, host: str) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from muster import settings as muster_settings
 from muster.core.effects import Publication
-from muster.core.policy import Policy, TaskPolicy, effective
+from muster.core.policy import Policy, RateLimits, TaskPolicy, effective, without_effect
 from muster.pools.base import Loaded, Pool, PoolSettings, PublishFunction
 from muster.pools.prefork import PoolBroken
 from muster.results.base import ResultStore
@@ -103,6 +103,15 @@ def _default_policy(options: WorkerOptions) -> Policy:
     )
 
 
+def _rate_limits(options: WorkerOptions) -> RateLimits:
+    return RateLimits(
+        each=options.rate_limits,
+        together=options.global_rate_limits,
+        default=options.default_rate_limit or None,
+        ignore_tasks=options.disable_rate_limits,
+    )
+
+
 def connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
     """Return the transport and, when results live elsewhere, their store."""
     joined = bool(options.result_backend) and same_database(options.broker_url, options.result_backend)
@@ -133,16 +142,19 @@ def run(options: WorkerOptions, *, connect: Connect = connect) -> int:
     greeting = msgspec.msgpack.decode(pool.load(), type=Greeting)
     try:
         options = options.with_application(muster_settings.resolve(greeting.settings))
+        default, limits = _default_policy(options), _rate_limits(options)
+        policies = {
+            name: effective(task, default, name=name, limits=limits) for name, task in greeting.tasks.items()
+        }
         transport, results = connect(options)
     except BaseException:
         pool.stop()
         raise
-    default = _default_policy(options)
     loop = WorkerLoop(
         _loop_settings(options),
         transport=transport,
         pool=pool,
-        policies={name: effective(task, default) for name, task in greeting.tasks.items()},
+        policies=policies,
         default_policy=default,
         results=results,
         stores_results=bool(options.result_backend),
@@ -160,6 +172,8 @@ def run(options: WorkerOptions, *, connect: Connect = connect) -> int:
                 len(greeting.tasks),
                 muster_settings.urls.mask(options.broker_url),
             )
+            for sentence in without_effect(greeting.tasks, limits):
+                logger.warning("%s", sentence)
             with _signals(loop):
                 return _run(options, pool, loop)
     finally:

@@ -19,6 +19,7 @@ class TaskTally:
         "extra",
         "failed",
         "lost",
+        "rate_limited",
         "rejected",
         "retried",
         "runtime",
@@ -32,6 +33,7 @@ class TaskTally:
         self.rejected = 0
         self.expired = 0
         self.lost = 0
+        self.rate_limited = 0
         self.runtime = 0.0
         self.buckets = [0] * (len(BUCKETS) + 1)
         self.extra: dict[str, int] = {}

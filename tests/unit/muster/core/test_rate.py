@@ -1,12 +1,13 @@
 """How often a task may start: never more than the rate, never less than it allows, each waits once."""
 
 import heapq
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.core.rate import Pace, Rate, ask, read_rate
+from muster.core.rate import Pace, Rate, ask, ask_beside_others, read_rate
 from muster.errors import ConfigurationError
 
 NOW = 1_800_000_000.0
@@ -18,7 +19,7 @@ rates = st.builds(
 gaps = st.lists(st.one_of(st.just(0.0), st.floats(0.0, 100.0)), max_size=60)
 
 
-def run(rate, arrivals):
+def run(rate, arrivals, ask=ask):
     """Let messages come at the given times, each asking again when it was told to. Returns (time, waits)."""
     pace, started = Pace(), []
     coming = [(at, number, 0) for number, at in enumerate(arrivals)]
@@ -76,10 +77,10 @@ def test_another_notation_is_refused_with_its_place(text):
         read_rate(text, whose="limits.rate of shop.send")
 
 
-@given(rates, gaps)
-def test_no_window_has_more_than_the_rate_and_what_may_go_at_once(rate, gaps):
+@given(rates, gaps, st.sampled_from([ask, ask_beside_others]))
+def test_no_window_has_more_than_the_rate_and_what_may_go_at_once(rate, gaps, ask):
     """In any w seconds at most 1 + (w + tolerance) / interval starts, however messages come."""
-    started = [at for at, _ in run(rate, times(gaps))]
+    started = [at for at, _ in run(rate, times(gaps), ask)]
     for first in range(len(started)):
         for last in range(first, len(started)):
             window = started[last] - started[first]
@@ -102,6 +103,43 @@ def test_no_start_is_held_back_without_need(rate, gaps):
     for came, at in zip(arrivals, started, strict=True):
         assert at == pytest.approx(max(came, free), abs=1e-4)
         free = max(free, at - rate.tolerance_seconds) + rate.interval_seconds
+
+
+@given(rates, gaps)
+def test_one_who_is_alone_beside_others_loses_nothing(rate, gaps):
+    """Coming again costs no start any time, and a start at most eight visits besides its place."""
+    arrivals = times(gaps)
+    beside = run(rate, arrivals, ask_beside_others)
+    assert sorted(at for at, _ in beside) == pytest.approx(
+        sorted(at for at, _ in run(rate, arrivals)), abs=1e-3
+    )
+    assert sum(waits for _, waits in beside) <= 9 * len(beside)
+
+
+@given(rates, st.integers(1, 8))
+def test_eight_starts_and_ten_seconds_ahead_each_waits_once_beside_others_too(rate, number):
+    """Only those whose time is farther away come again."""
+    at_once = int(rate.tolerance_seconds / rate.interval_seconds) + 1
+    started = run(rate, [NOW] * (at_once + number), ask_beside_others)
+    assert all(waits <= 1 for _, waits in started)
+
+
+@pytest.mark.parametrize("text", ["10/s", "200/s", "100/m", "10/m", "1000/h"])
+@pytest.mark.parametrize("workers", [2, 5])
+def test_several_who_share_a_queue_start_nearly_as_much_as_each_may(text, workers):
+    """Whoever comes first to a message asks. With a place for each, one would have to start all of them."""
+    rate, dice = read_rate(text, whose=""), random.Random(text)
+    paces = [Pace()] * workers
+    coming = [(NOW, number) for number in range(100 * workers)]
+    last = NOW
+    while coming:
+        last, number = heapq.heappop(coming)
+        worker = dice.randrange(workers)
+        paces[worker], until = ask_beside_others(rate, paces[worker], last)
+        if until:
+            heapq.heappush(coming, (until, number))
+    places = max(10.0, 8 * rate.interval_seconds)
+    assert last - NOW <= 1.5 * 100 * rate.interval_seconds + 2 * places
 
 
 @given(rates, st.integers(2, 50))

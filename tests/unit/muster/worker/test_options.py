@@ -160,7 +160,8 @@ def test_prefetch():
         ({"queues": ("muster.claimed.x",)}, {}, {}, "is reserved"),
         ({"lease_seconds": 0.5}, {}, {}, "the lease is 0.5 s: it must be 1 s or more"),
         ({"queues": ("mail", "mail.dead")}, {}, {}, "name another place"),
-        ({}, {"rate_limits": {"shop.send": "1/s"}}, {}, "rate limits come in a later version"),
+        ({}, {"rate_limits": {"shop.send": "fast"}}, {}, "the rate limit of shop.send is 'fast'"),
+        ({}, {"global_rate_limits": {"shop.send": "1/d"}}, {}, "the global rate limit of shop.send is '1/d'"),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_remedy(command_line, environment, application, words):

@@ -1,9 +1,10 @@
 -- One turn of a worker's loop: settlements and sendings, then starts, then the claim.
 -- args = {settle, start, claim, run, worker, first number, lease seconds, queues, send}
 --   settle = {{tag, queue, verdict, reason, text, eta, result, publish, dead letter name}, …}
---   start = {{tag, queue, extra run}, …};  queues = {name, …} in order of preference
+--   start = {{tag, queue, extra run[, task, interval, tolerance]}, …};  queues = {name, …} in order of preference
 --   send = {{token, {publication, …}}, …}
--- Returns {now, settled bits, started bits, index of queue, step, message, index of queue, …}.
+-- Returns {now, settled bits, started bits, {tag, until, …} of starts put off, index of queue, step, message,
+--   index of queue, …}.
 local ACK, RETURN, LOST, DEAD, DEFER, REQUEUE, ACKED = 0, 1, 2, 3, 4, 5, 6
 local settle, start, limit, run, worker, first, lease, queues, send = unpack(args)
 
@@ -70,20 +71,48 @@ if said then
   redis.call('EXPIRE', sent_key, 3600)
 end
 
-local deadline = number(now + lease)
-for i, s in ipairs(start) do
-  local ours = redis.call('ZREM', claimed_key(s[2]), s[1]) == 1
-  if not ours then
-    -- a start whose answer got lost is asked for again
-    ours = redis.call('ZSCORE', running_key(s[2]), s[1]) ~= false
+-- How often a task may start in all workers together: `ask` of muster/core/rate.py, whose state is a hash.
+-- Returns until when it has to wait, or nil.
+local function pace(task, interval, tolerance)
+  local key = prefix .. 'muster.rate.' .. task
+  local state = redis.call('HMGET', key, 'next_start', 'next_place')
+  local next_start, next_place = tonumber(state[1] or 0), tonumber(state[2] or 0)
+  local earliest, place = next_start - tolerance, nil
+  if now >= earliest then
+    next_start = math.max(next_start, now) + interval
   else
-    redis.call('ZADD', running_key(s[2]), deadline, s[1])
+    place = math.max(earliest, next_place)
+    next_place = place + interval
+  end
+  redis.call('HSET', key, 'next_start', number(next_start), 'next_place', number(next_place))
+  redis.call('EXPIREAT', key, string.format('%.0f', math.ceil(math.max(next_start, next_place)) + 1))
+  return place
+end
+
+local deadline = number(now + lease)
+local put_off = {}
+for i, s in ipairs(start) do
+  local tag, queue = s[1], s[2]
+  local claimed = redis.call('ZSCORE', claimed_key(queue), tag) ~= false
+  -- a start whose answer got lost is asked for again
+  local ours = claimed or redis.call('ZSCORE', running_key(queue), tag) ~= false
+  local until_then = ours and s[4] and pace(s[4], s[5], s[6])
+  if until_then then
+    ours = false
+    redis.call('ZREM', claimed_key(queue), tag)
+    redis.call('ZREM', running_key(queue), tag)
+    wait_until(tag, queue, until_then)
+    put_off[#put_off + 1] = tag
+    put_off[#put_off + 1] = number(until_then)
+  elseif claimed then
+    redis.call('ZREM', claimed_key(queue), tag)
+    redis.call('ZADD', running_key(queue), deadline, tag)
     if s[3] ~= '' then redis.call('HINCRBY', prefix .. 'muster.extra_runs', s[3], 1) end
   end
   started[i] = ours and '1' or '0'
 end
 
-local out = {number(now), table.concat(settled), table.concat(started)}
+local out = {number(now), table.concat(settled), table.concat(started), put_off}
 if limit > 0 then
   local at = number(now)
   local index, hash = {}, {}

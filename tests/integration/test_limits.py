@@ -1,0 +1,54 @@
+"""Limits of tasks and queues with real workers on a real Redis, told by their environment as in a cluster."""
+
+import json
+
+import pytest
+
+from ledger import Ledger
+from muster import Muster
+from muster.core.rate import read_rate
+from waiting import wait_for
+from workers import Worker
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+def app(redis_server):
+    app = Muster("client", broker=redis_server.url, backend=redis_server.url)
+    yield app
+    app.close()
+
+
+def assert_within(rate, times, late_seconds):
+    """No window has more than the rate allows; a line of the ledger may be so late on a busy machine."""
+    for first in range(len(times)):
+        for last in range(first, len(times)):
+            window = times[last] - times[first] + rate.tolerance_seconds + late_seconds
+            assert last - first + 1 <= 1 + window / rate.interval_seconds
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_two_workers_together_keep_a_global_rate(redis_server, ledger, app, pool):
+    """20/s for all: forty tasks take two seconds, and a task without a limit does not wait for them."""
+    environment = {
+        "BROKER": redis_server.url,
+        "LEDGER": str(ledger.path),
+        "MUSTER_GLOBAL_RATE_LIMITS": json.dumps({"ledger.work": "20/s"}),
+    }
+    with Worker("ledger_app", pool, **environment) as one, Worker("ledger_app", pool, **environment) as two:
+        one.wait_ready()
+        two.wait_ready()
+        for _ in range(40):
+            app.send_task("ledger.work")
+        free = app.send_task("ledger.early")
+        free.get(timeout=20)
+        assert len(ledger.starts) < 41
+        wait_for(lambda: len(ledger.starts) == 41, what="every task has started")
+        put_off = sum(worker.metric("muster_task_rate_limited_total") for worker in (one, two))
+    limited = sorted(at for task_id, at in ledger.started_at.items() if task_id != free.id)
+    assert_within(read_rate("20/s", whose=""), limited, late_seconds=1.0)
+    assert put_off >= 30

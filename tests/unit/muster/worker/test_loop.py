@@ -1,0 +1,235 @@
+"""The worker's loop on a virtual clock, between the memory broker and a pool whose tasks take no time."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from brokers import Clock
+from muster.core.effects import Publication
+from muster.core.policy import Policy
+from muster.core.rate import read_rate
+from muster.pools.base import Outcome, Returned
+from muster.transports.base import Turn
+from muster.transports.memory import MemoryBroker
+from muster.wire.message import pack, peek
+from muster.worker.loop import LoopSettings, WorkerLoop
+from muster.worker.tally import Tally
+
+
+def task_message(task, task_id, queue="mail"):
+    return pack(
+        headers={"task": task, "id": task_id, "retries": 0},
+        body="[[],{},{}]",
+        queue=queue,
+        task_id=task_id,
+        delivery_tag=task_id,
+    )
+
+
+class Pool:
+    """Runs each task at once, and writes down when."""
+
+    slots = 100
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.started = []
+        self.events = []
+
+    def room(self, depth):
+        return self.slots * depth - len(self.events)
+
+    def fileno(self):
+        return None
+
+    def submit(self, jobs):
+        for job in jobs:
+            seen = peek(job.raw)
+            self.started.append((seen.task, seen.id, self.clock()))
+            self.events.append(Outcome(job.number, "SUCCESS", b"{}", (), 0.5))
+
+    def collect(self):
+        events, self.events = self.events, []
+        return events
+
+    def running(self):
+        return []
+
+    def recall(self):
+        """Nothing waits here."""
+
+    def check(self):
+        return 1.0
+
+    def published(self, tokens, error):
+        """Nobody asks."""
+
+
+class Fleet:
+    """Workers with the same policies on one broker. Time moves by steps of 5 ms."""
+
+    def __init__(self, *names, **policies):
+        self.clock = Clock()
+        self.broker = MemoryBroker(self.clock)
+        self.policies = {task: Policy(**fields) for task, fields in policies.items()}
+        self.pools = {name: Pool(self.clock) for name in names}
+        self.loops = [self.loop(name, pool) for name, pool in self.pools.items()]
+        self.begin = self.clock()
+        self.random = random.Random(0)
+
+    def loop(self, name, pool):
+        return WorkerLoop(
+            LoopSettings(worker=name, pool_name="pool", pool_type="model", hostname=name, queues=["mail"]),
+            transport=self.broker.transport(queues=["mail"], worker=name, pool="pool", lease_seconds=30),
+            pool=pool,
+            policies=self.policies,
+            default_policy=Policy(),
+            results=None,
+            stores_results=False,
+            tally=Tally(),
+            clock=self.clock,
+            dice=lambda: 0.5,
+        )
+
+    def publish(self, task, count, start=0):
+        raws = [task_message(task, f"{task}-{number}") for number in range(start, start + count)]
+        self.broker.publisher().publish([Publication("mail", raw) for raw in raws])
+
+    def run(self, seconds):
+        end = self.clock() + seconds
+        while self.clock() < end:
+            self.random.shuffle(self.loops)  # whoever wakes first
+            for loop in self.loops:
+                loop.step()
+            self.clock.now += 0.005
+
+    def starts(self, task):
+        """Seconds since the beginning at which tasks of this name started, in any worker."""
+        found = [at for pool in self.pools.values() for name, _, at in pool.started if name == task]
+        return sorted(at - self.begin for at in found)
+
+    def tally(self, task):
+        """All workers' counts of a task."""
+        total = Counter()
+        for loop in self.loops:
+            counts = loop.tally.task("mail", task)
+            total.update(succeeded=counts.succeeded, rate_limited=counts.rate_limited, lost=counts.lost)
+        return total
+
+    def close(self):
+        for loop in self.loops:
+            loop.close()
+
+
+@pytest.fixture
+def fleet():
+    made = []
+
+    def make(*names, **policies):
+        made.append(Fleet(*names, **policies))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+RATE = read_rate("100/m", whose="")
+TWENTY = [0.0] * 10 + [0.3 + 0.6 * number for number in range(10)]
+"""When twenty tasks start that came together."""
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("kind", ["rate", "global_rate"])
+def test_a_limited_task_starts_as_often_as_its_rate_says(fleet, kind, early):
+    """Ten of 100/m at once, then one every 0.6 s, whoever counts and whenever it is acknowledged."""
+    world = fleet("one", limited={kind: RATE, "acks_late": not early})
+    world.publish("limited", 20)
+    world.run(8)
+    assert world.starts("limited") == pytest.approx(TWENTY, abs=0.02)
+    assert world.tally("limited") == {"succeeded": 20, "rate_limited": 10, "lost": 0}
+    assert world.broker.observer().extra_runs() == {}
+
+
+@pytest.mark.parametrize("kind", ["rate", "global_rate"])
+def test_what_has_to_wait_is_in_nobodys_hands(fleet, kind):
+    """However many wait, they wait on the broker, each for its own time."""
+    world = fleet("one", limited={kind: RATE})
+    world.publish("limited", 500)
+    world.run(0.2)
+    depth = world.broker.observer().depths(["mail"], horizon_seconds=9)["mail"]
+    assert (depth.ready, depth.claimed, depth.running, depth.waiting) == (0, 0, 0, 490)
+    assert depth.due == 15, "one every 0.6 s"
+    assert world.tally("limited")["rate_limited"] == 490
+
+
+@pytest.mark.parametrize("kind", ["rate", "global_rate"])
+def test_a_task_without_a_limit_is_not_held_up_by_one_that_has(fleet, kind):
+    """It stands behind a thousand of them, and starts at once."""
+    world = fleet("one", limited={kind: RATE}, free={})
+    world.publish("limited", 1000)
+    world.publish("free", 50)
+    world.run(0.5)
+    assert len(world.starts("free")) == 50
+    assert world.starts("free")[-1] < 0.5
+
+
+def test_each_worker_has_a_rate_of_its_own(fleet):
+    """Two workers start nearly twice as many as one, which alone takes 113 s; neither exceeds its rate."""
+    world = fleet("one", "two", limited={"rate": RATE})
+    world.publish("limited", 200)
+    world.run(75)
+    assert len(world.starts("limited")) == 200
+    for pool in world.pools.values():
+        at = [at for _, _, at in pool.started]
+        for first in range(len(at)):
+            for last in range(first, len(at)):
+                most = 1 + (at[last] - at[first] + RATE.tolerance_seconds) / RATE.interval_seconds
+                assert last - first + 1 <= most + 1e-3
+
+
+def test_all_workers_share_a_global_rate(fleet):
+    """Three workers start no more than one would, and no less."""
+    world = fleet("one", "two", "three", limited={"global_rate": RATE})
+    world.publish("limited", 20)
+    world.run(8)
+    assert world.starts("limited") == pytest.approx(TWENTY, abs=0.02)
+
+
+def test_a_high_rate_is_reached(fleet):
+    """200/s: the broker is not asked for each, and none is late."""
+    world = fleet("one", limited={"rate": read_rate("200/s", whose="")})
+    world.publish("limited", 600)
+    world.run(3.2)
+    assert len(world.starts("limited")) == 600
+    assert world.tally("limited")["rate_limited"] == 580
+
+
+def test_a_limited_task_taken_from_behind_a_long_one_asks_again(fleet):
+    """It goes back to the broker: else those taken back would all start together later."""
+    world = fleet("one", limited={"rate": read_rate("2/s", whose="")})
+    [pool] = world.pools.values()
+    taken = []
+    pool.submit = taken.extend
+    world.publish("limited", 1)
+    world.run(0.01)
+    [job] = taken
+    pool.events.append(Returned(job.number))
+    pool.room = lambda _depth: 0
+    world.run(0.01)
+    depth = world.broker.observer().depths(["mail"], horizon_seconds=0)["mail"]
+    assert (depth.ready, depth.claimed, depth.running) == (1, 0, 0)
+    other = world.broker.transport(queues=["mail"], worker="two", pool="pool", lease_seconds=30)
+    [delivery] = other.turn(Turn(claim=1)).deliveries
+    assert peek(delivery.raw).losses == 0
+
+
+def test_a_waiting_message_is_started_by_whoever_is_left(fleet):
+    """The worker that put it off leaves; another one starts it when it is due."""
+    world = fleet("one", "two", limited={"rate": RATE})
+    world.publish("limited", 30)
+    world.run(0.2)
+    world.loops.pop(0).close()
+    world.run(30)
+    assert len(world.starts("limited")) == 30
