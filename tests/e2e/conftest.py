@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from example_shop import Shop
 from installation import Installation
 from kube import Cluster
-from shop import Shop
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,7 +2,7 @@
 
 import json
 
-from shop import EXAMPLES, Shop
+from example_shop import EXAMPLES, Shop
 from waiting import wait_for
 
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from example_shop import EXAMPLES, Shop, recomputed
 from installation import Installation
-from shop import EXAMPLES, Shop, recomputed
 from waiting import wait_for
 
 WEB, CELERY = 10_000, 1_000
