@@ -3,6 +3,7 @@
 Reads, decides nothing. What a watch has not shown yet is not there; what a broker has not said is Unknown.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,6 +43,8 @@ from muster_operator.ports import Brokers, BrokerView, Demand, Objects, QueueAsk
 
 from .keys import Key
 
+logger = logging.getLogger(__name__)
+
 Body = Mapping[str, Any]
 _NOT_YET: Final = Reason.NOT_OBSERVED_YET
 
@@ -65,16 +68,19 @@ class Observer:
         self._objects = objects
         self._brokers = brokers
         self._image = image
+        self._read: dict[tuple[str, str, str], tuple[Body, Any]] = {}
+        """Each object's latest state, and what it is in Python: decoding takes longer than a decision."""
 
     # what shall be read of brokers
 
     def demands(self) -> dict[tuple[str, str], Demand]:
         """Return, by Secret, all that the resources ask to be read of its broker."""
+        self._forget_what_is_gone()
         queues: dict[tuple[str, str], list[QueueAsk]] = {}
         pools: dict[tuple[str, str], list[str]] = {}
         scopes: dict[tuple[str, str], set[str]] = {}
         for body in self._objects.of("TaskQueue"):
-            queue = _decoded(body, TaskQueue)
+            queue = self._decoded(body, TaskQueue)
             if queue is not None:
                 ask = QueueAsk(queue=queue.queue_name, dead_letter=queue.dead_letter_name)
                 queues.setdefault(_secret_of(queue), []).append(ask)
@@ -120,7 +126,7 @@ class Observer:
     def worker_pool(self, key: Key, now: datetime, memory: Memory) -> Snapshot | None:
         """Return the pool's snapshot; None when there is no such pool (any more)."""
         body = self._objects.get("WorkerPool", key.namespace, key.name)
-        pool = _decoded(body, WorkerPool)
+        pool = self._decoded(body, WorkerPool)
         if pool is None:
             return None
         queues = tuple(self._queue_view(key.namespace, name, now) for name in pool.spec.queues)
@@ -173,7 +179,7 @@ class Observer:
 
     def schedule(self, key: Key, now: datetime, memory: Memory) -> ScheduleSnapshot | None:
         """Return the schedule's snapshot."""
-        schedule = _decoded(self._objects.get("Schedule", key.namespace, key.name), Schedule)
+        schedule = self._decoded(self._objects.get("Schedule", key.namespace, key.name), Schedule)
         if schedule is None:
             return None
         queue = self._queue_view(key.namespace, schedule.spec.queue, now)
@@ -205,13 +211,15 @@ class Observer:
     def beat(self, key: Key, now: datetime, memory: Memory) -> BeatSnapshot:
         """Return the snapshot of one namespace's beat on the broker of the Secret `key.name`."""
         here = [
-            q for body in self._objects.of("TaskQueue", key.namespace) if (q := _decoded(body, TaskQueue))
+            q
+            for body in self._objects.of("TaskQueue", key.namespace)
+            if (q := self._decoded(body, TaskQueue))
         ]
         queues = {q.metadata.name: q for q in here if q.spec.broker.secret_ref.name == key.name}
         schedules = [
             s
             for body in self._objects.of("Schedule", key.namespace)
-            if (s := _decoded(body, Schedule)) and s.spec.queue in queues
+            if (s := self._decoded(body, Schedule)) and s.spec.queue in queues
         ]
         unread = Unknown(reason=_NOT_YET, at=now, message="the broker has not been read yet")
         scope = self._brokers.view(key.namespace, key.name).scopes.get(key.namespace, unread)
@@ -236,6 +244,26 @@ class Observer:
 
     # parts
 
+    def _decoded(self, body: Body | None, kind: type[Any]) -> Any:
+        if body is None:
+            return None
+        metadata = body["metadata"]
+        place = (kind.__name__, metadata.get("namespace", ""), metadata["name"])
+        before = self._read.get(place)
+        if before is not None and before[0] is body:
+            return before[1]
+        try:
+            found: Any = decode_object(body)
+        except InvalidObject as error:  # from before a rule of the schema, which refuses its next change
+            logger.warning("%s %s/%s is passed over: %s", *place, error)
+            found = None
+        self._read[place] = body, found
+        return found
+
+    def _forget_what_is_gone(self) -> None:
+        for place in [place for place in self._read if self._objects.get(*place) is None]:
+            del self._read[place]
+
     def _of_pool(self, kind: str, key: Key) -> list[Body]:
         return [
             body
@@ -244,7 +272,7 @@ class Observer:
         ]
 
     def _task_queue(self, namespace: str, name: str) -> TaskQueue | None:
-        found: TaskQueue | None = _decoded(self._objects.get("TaskQueue", namespace, name), TaskQueue)
+        found: TaskQueue | None = self._decoded(self._objects.get("TaskQueue", namespace, name), TaskQueue)
         return found
 
     def _queue_view(self, namespace: str, name: str, now: datetime) -> QueueView:
@@ -265,12 +293,16 @@ class Observer:
 
     def _rivals(self, queue: TaskQueue) -> tuple[TaskQueue, ...]:
         mine = self._brokers.endpoint(*_secret_of(queue))
-        others = [q for body in self._objects.of("TaskQueue") if (q := _decoded(body, TaskQueue))]
+        namesakes = (
+            self._decoded(body, TaskQueue)
+            for body in self._objects.of("TaskQueue")
+            if (body["spec"].get("queueName") or body["metadata"]["name"]) == queue.queue_name
+        )
         return tuple(
             other
-            for other in others
-            if other.metadata.uid != queue.metadata.uid
-            and other.queue_name == queue.queue_name
+            for other in namesakes
+            if other is not None
+            and other.metadata.uid != queue.metadata.uid
             and mine
             and self._brokers.endpoint(*_secret_of(other)) == mine
         )
@@ -338,16 +370,6 @@ class Observer:
             queue in (body["spec"].get("queues") or []) and body["spec"].get("results")
             for body in self._objects.of("WorkerPool", namespace)
         )
-
-
-def _decoded(body: Body | None, kind: type[Any]) -> Any:
-    if body is None:
-        return None
-    try:
-        found = decode_object(body)
-    except InvalidObject:  # from before a rule of the schema; the API server refuses its next change
-        return None
-    return found if isinstance(found, kind) else None
 
 
 def _secret_of(queue: TaskQueue) -> tuple[str, str]:

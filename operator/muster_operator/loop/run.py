@@ -234,6 +234,9 @@ class Operator:
                 pause_for = self._queue.failed(key, utc_now())
                 logger.exception("a pass over %s failed; the next is in %s", _text(key), pause_for)
             self._last_pass_at = utc_now()
+            await asyncio.sleep(
+                0
+            )  # a pass that writes nothing waits for nothing, and the lease must be renewed
 
     async def _pass(self, key: Key, now: datetime, observer: Observer, brokers: BrokerAdapter) -> None:
         began = time.monotonic()

@@ -272,3 +272,27 @@ def test_figures_of_a_pool_come_from_what_its_workers_say_now():
     pods = (pod("a", ready=True), pod("b", ready=True), pod("c", ready=False))
     figures = pool_figures(seen(*MANIFESTS, *pods, brokers=Brokers(views={("shop", "broker"): view})))
     assert (figures.ready, figures.busy, figures.slots) == (1, 3, 4)
+
+
+def test_an_object_is_read_once_for_each_of_its_states():
+    """With hundreds of objects, reading every one on every pass would leave no time for the lease."""
+    store = Store()
+    for body in MANIFESTS:
+        store.put(body["kind"], body)
+    observer = Observer(store, Brokers(), image="muster-worker")
+    first = observer.worker_pool(POOL, NOW, Memory()).pool
+    assert observer.worker_pool(POOL, NOW, Memory()).pool is first
+    store.put("WorkerPool", held(worker_pool("mail", queues=["mail"], paused=True), generation=2))
+    assert observer.worker_pool(POOL, NOW, Memory()).pool.spec.paused
+    store.drop("WorkerPool", store.get("WorkerPool", "shop", "mail"))
+    assert observer.worker_pool(POOL, NOW, Memory()) is None
+
+
+def test_an_object_that_cannot_be_read_is_told_once_and_passed_over(caplog):
+    """It keeps no other from being seen to."""
+    odd = held(worker_pool("mail", queues=["mail"], replicas="many"))
+    observer = observer_of(held(task_queue("mail")), odd)
+    assert observer.worker_pool(POOL, NOW, Memory()) is None
+    assert observer.worker_pool(POOL, NOW, Memory()) is None
+    [record] = caplog.records
+    assert "WorkerPool shop/mail is passed over: spec.replicas" in record.getMessage()
