@@ -47,17 +47,15 @@ def test_lint_finds_nothing(cluster: Cluster):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_api_server_takes_what_is_rendered(cluster: Cluster, namespace: str, name: str):
+def test_the_api_server_takes_what_is_rendered(crds: Cluster, namespace: str, name: str):
     """A server-side dry run with strict validation accepts every object."""
-    manifests = [
-        each for each in rendered(cluster, *SETS[name]) if each["kind"] != "CustomResourceDefinition"
-    ]
+    manifests = [each for each in rendered(crds, *SETS[name]) if each["kind"] != "CustomResourceDefinition"]
     for each in manifests:
         if "namespace" in each["metadata"]:
             each["metadata"]["namespace"] = namespace
     done = subprocess.run(
         [
-            *[cluster.tools / "kubectl", "--kubeconfig", cluster.kubeconfig, "apply", "--server-side"],
+            *[crds.tools / "kubectl", "--kubeconfig", crds.kubeconfig, "apply", "--server-side"],
             *["--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "-"],
         ],
         input=yaml.safe_dump_all(manifests),
