@@ -74,9 +74,8 @@ class KeyQueue:
 
     def next_at(self) -> datetime | None:
         """Return when the next key is due that nobody has."""
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return min((at for at, key in self._heap if key not in self._working), default=None)
+        # not the heap's: it still holds the times that an earlier wish or a failure has overruled
+        return min((at for key, at in self._due.items() if key not in self._working), default=None)
 
     def __len__(self) -> int:
         return len(self._due) + len(self._working)
