@@ -12,18 +12,15 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from muster.core.effects import Publication
-from muster.errors import BrokerRefused, BrokerUnavailable
+from muster.redis_client import SOCKET_TIMEOUT_SECONDS, new_client, outage, place_of
 from muster.transports.base import (
     Delivery,
     QueueDepth,
@@ -40,11 +37,11 @@ from muster.wire.keys import PRIORITY_STEPS, RedisKeys, priority_step
 from muster.wire.lua import fragment
 from muster.wire.message import peek
 
-SOCKET_TIMEOUT_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 5.0
 """How long one blocking wait lasts: an idle queue costs a command each time."""
 FOREIGN_SECONDS: Final = 60.0
 """How often the claims of Celery's workers are looked at."""
+RESTED_SECONDS: Final = 1.0
 MAX_CLAIM: Final = 1000
 """Lua cannot unpack more than some 8,000 values at once."""
 
@@ -60,6 +57,19 @@ end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 7 * 86400)
 """
 
+# claims that are not ours and older than a time: {tag, score, entry, …}
+_OLD_CLAIMS: Final = """
+local found = {}
+local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, 100)
+for i = 1, #old, 2 do
+  local entry = string.sub(old[i], 1, 7) ~= 'muster:' and redis.call('HGET', KEYS[2], old[i])
+  if entry then
+    for _, value in ipairs({old[i], old[i + 1], entry}) do found[#found + 1] = value end
+  end
+end
+return found
+"""
+
 
 def _script(name: str, *fragments: str) -> str:
     own = files(__package__).joinpath("lua")
@@ -68,30 +78,12 @@ def _script(name: str, *fragments: str) -> str:
     )
 
 
-@contextmanager
-def outage(place: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours. `place` names the server without a password."""
-    try:
-        yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise BrokerRefused(f"Redis at {place} refuses our credentials: {error}") from error
-    except redis.ResponseError as error:
-        if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            raise BrokerRefused(f"Redis at {place} refuses our credentials: {error}") from error
-        raise BrokerUnavailable(f"Redis at {place} answers with an error: {error}") from error
-    except (redis.RedisError, OSError) as error:
-        raise BrokerUnavailable(f"Redis at {place} cannot be reached: {error}") from error
-
-
-def place_of(url: str) -> str:
-    """Return host, port and database of a Redis URL, without user and password."""
-    options: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
-    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return f"{where}/{options.get('db', 0)}"
-
-
 class Server:
-    """One connection to one Redis database, with our scripts. Reconnects by itself; survives a fork."""
+    """One Redis database with our scripts, for any thread. Reconnects by itself; survives a fork.
+
+    What every task costs goes by `call` over one connection of ours: redis-py's client adds three times as
+    much to a round trip as its connection does. All else goes by `client`.
+    """
 
     def __init__(self, url: str, keys: RedisKeys, options: dict[str, Any] | None = None) -> None:
         self.url = url
@@ -99,47 +91,72 @@ class Server:
         self.place = place_of(url)
         self._options = options or {}
         self._client: redis.Redis | None = None
+        self._connection: Any = None
+        self._used_at = 0.0
+        self._lock = threading.Lock()
         self._pid = 0
         self._scripts: dict[str, tuple[str, str]] = {}
 
     def new_client(self, **changes: Any) -> redis.Redis:
-        """Return a client of its own, which never retries by itself: what to repeat is ours to decide."""
-        settings = {
-            "socket_timeout": SOCKET_TIMEOUT_SECONDS,
-            "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
-            "retry": Retry(NoBackoff(), 0),
-            # a Unix socket has no use for keepalive, and redis-py's connection for it no word
-            **({} if self.url.startswith("unix:") else {"socket_keepalive": True}),
-            **self._options,
-            **changes,
-        }
-        return redis.Redis.from_url(self.url, **settings)
+        """Return a client of its own."""
+        return new_client(self.url, **{**self._options, **changes})
 
     @property
     def client(self) -> redis.Redis:
-        """The connection of this process; a child after a fork gets one of its own."""
+        """The client of this process; a child after a fork gets one of its own."""
         if self._client is None or self._pid != os.getpid():
             self._client = self.new_client()
+            self._connection = self._client.connection_pool.make_connection()
+            self._lock = threading.Lock()  # one that another thread held at the fork stays locked
             self._pid = os.getpid()
         return self._client
+
+    def call(self, *words: Any) -> Any:
+        """Send one command and return its answer as it came. Raises redis-py's errors."""
+        if self._pid != os.getpid() or self._client is None:
+            _ = self.client
+        with self._lock:
+            connection, now = self._connection, time.monotonic()
+            if now - self._used_at > RESTED_SECONDS:
+                _drop_if_closed(connection)
+            self._used_at = now
+            try:
+                connection.send_command(*words)
+                return connection.read_response()
+            except redis.ResponseError:
+                raise
+            except BaseException:  # interrupted between the two, its answer would be taken for the next one's
+                connection.disconnect()
+                raise
 
     def run(self, name: str, args: Any, *fragments: str) -> Any:
         """Run one of our scripts."""
         if name not in self._scripts:
             text = _script(name, *fragments)
-            self._scripts[name] = (text, self.client.script_load(text))
+            self._scripts[name] = (text, self.call("SCRIPT", "LOAD", text))
         text, sha = self._scripts[name]
         argv = (self.keys.prefix, self.keys.unacked, self.keys.unacked_index, _pack(args))
         try:
-            return self.client.evalsha(sha, 0, *argv)
+            return self.call("EVALSHA", sha, 0, *argv)
         except redis.exceptions.NoScriptError:  # the server was restarted, or its scripts flushed
-            return self.client.eval(text, 0, *argv)
+            return self.call("EVAL", text, 0, *argv)
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Give up the connections."""
         if self._client is not None and self._pid == os.getpid():
+            self._connection.disconnect()
             self._client.close()
         self._client = None
+
+
+def _drop_if_closed(connection: Any) -> None:
+    """See to it that a connection which the server has closed meanwhile is made anew by the next command."""
+    try:
+        closed = connection.can_read(0)  # nothing was asked, so all there is to read is the end
+    except (redis.RedisError, OSError):
+        closed = True
+    if closed:
+        connection.disconnect()
 
 
 def _tag(publication: Publication) -> str:
@@ -300,19 +317,18 @@ class RedisTransport:
         Its own workers do the same (kombu's `restore_visible`); this is for when the last of them is gone.
         Only queues that we consume are looked at, and our own claims, which have leases, are not.
         """
-        client, keys = self._server.client, self._server.keys
-        old: Any = client.zrangebyscore(
-            keys.unacked_index, "-inf", now - self._visibility_timeout, start=0, num=100, withscores=True
+        keys = self._server.keys
+        old = self._server.call(
+            "EVAL", _OLD_CLAIMS, 2, keys.unacked_index, keys.unacked, now - self._visibility_timeout
         )
         restored = 0
-        for tag, score in old:
-            entry: Any = None if tag.startswith(b"muster:") else client.hget(keys.unacked, tag)
-            found = None if entry is None else _redelivered(entry)
+        for tag, score, entry in zip(*[iter(old)] * 3, strict=True):
+            found = _redelivered(entry)
             if found is None or found[0] not in self._queues:
                 continue
             queue, priority, message = found
             target = keys.queue(queue, priority_step(priority))
-            restored += self._server.run("restore", (tag.decode(), f"{score:.17g}", target, message))
+            restored += self._server.run("restore", (tag.decode(), score.decode(), target, message))
         return restored
 
     def watch(self, notify: Callable[[], None]) -> "RedisWatch":
@@ -389,14 +405,10 @@ class RedisPublisher:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """Put messages into their queues: one variadic push for each list, a script when some must wait."""
-        if self._pid != os.getpid():  # a lock held by another thread of the parent stays locked in a child
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        with self._lock, outage(self._server.place):
+        with outage(self._server.place):
             if any(publication.eta for publication in publications):
                 self._server.run("publish", [publication_args(publication) for publication in publications])
                 return
@@ -406,7 +418,7 @@ class RedisPublisher:
                 lists.setdefault(key, []).append(publication.raw)
             if len(lists) == 1:
                 [(key, raws)] = lists.items()
-                self._server.client.lpush(key, *raws)
+                self._server.call("LPUSH", key, *raws)
                 return
             pipeline = self._server.client.pipeline(transaction=True)
             for key, raws in lists.items():

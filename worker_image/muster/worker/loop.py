@@ -757,8 +757,8 @@ class WorkerLoop:
             task_logger.info("%s[%s] retry: %s", message.task, message.id, outcome.text)
         elif outcome.state == "IGNORED":
             task_logger.info("%s[%s] ignored", message.task, message.id)
-        else:
-            verb = {"FAILURE": "raised", "REQUEUED": "requeued"}.get(outcome.state, "rejected")
+        elif outcome.state != "FAILURE":  # that was logged where it was raised, with its traceback
+            verb = "requeued" if outcome.state == "REQUEUED" else "rejected"
             task_logger.error("%s[%s] %s: %s", message.task, message.id, verb, outcome.text)
 
     def _lost(self, lost: Lost) -> None:
