@@ -902,6 +902,33 @@ def test_a_watch_sees_every_queue_of_its_worker(broker):
     watch.close()
 
 
+@pytest.mark.parametrize("priority", [0, 3, 6, 9])
+def test_a_tick_tells_whether_a_message_waits(broker, priority):
+    """Of any priority, in any of the worker's queues; what is in hand or waits for its time does not."""
+    transport = broker.transport("mail", "default")
+    assert not transport.tick(Tick()).ready
+    broker.publish(message(), queue="default", priority=priority)
+    assert transport.tick(Tick()).ready
+    [delivery] = claim(transport)
+    assert not transport.tick(Tick(renew=[(delivery.queue, delivery.tag)])).ready
+    settle(transport, delivery, Verdict.DEFER, eta=broker.now() + LONG)
+    assert not transport.tick(Tick()).ready
+
+
+def test_a_watch_sees_each_priority_that_a_tick_has_seen(broker):
+    """From then on it tells of the next message of that priority at once."""
+    broker.publish(message("1"), priority=6)
+    transport = broker.transport()
+    notified = Notified()
+    watch = transport.watch(notified)
+    assert transport.tick(Tick()).ready
+    assert len(claim(transport)) == 1
+    watch.arm()
+    broker.publish(message("2"), priority=6)
+    notified.wait(1)
+    watch.close()
+
+
 def test_a_watch_tells_of_what_comes_back(broker):
     """A message returned by another worker wakes as one that was published."""
     broker.publish(message())

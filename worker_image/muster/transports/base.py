@@ -135,13 +135,18 @@ class Ticked(msgspec.Struct, kw_only=True):
     revoked: Sequence[str] = ()
     gone: Sequence[str] = ()
     """Tags whose lease was no longer ours to renew."""
+    ready: bool = False
+    """Whether a message waits in one of our queues: the watch may have missed it."""
 
 
 class Watch(Protocol):
     """Waits for messages in the background, taking none."""
 
     def arm(self) -> None:
-        """Call `notify` once, as soon as a message waits in one of the queues (or now, if one does)."""
+        """Call `notify` once, as soon as a message waits in one of the queues (or now, if one does).
+
+        It may miss what comes with a priority that nobody used before; the next `tick` tells of that.
+        """
 
     def close(self) -> None:
         """Stop waiting."""

@@ -289,10 +289,11 @@ class MemoryBroker:
                 self._reports.setdefault(transport.pool, {})[transport.worker] = (now, tick.report)
             commands = self._mailboxes.pop(transport.worker, [])
             revoked = [task_id for task_id, at in self._revoked.items() if at > tick.revoked_after]
+            ready = any(any(self._queue(name).ready.values()) for name in transport.queues)
             watches = self._woken()
         for watch in watches:
             watch.fire()
-        return Ticked(now=now, next_eta=next_eta, commands=commands, revoked=revoked, gone=gone)
+        return Ticked(now=now, next_eta=next_eta, commands=commands, revoked=revoked, gone=gone, ready=ready)
 
     def _reconcile(self, transport: "MemoryTransport", ours: set[str]) -> None:
         """Give back, as it came, what stands under a worker's name and is not in its hands."""

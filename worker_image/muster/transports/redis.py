@@ -248,8 +248,7 @@ class RedisTransport:
             queue = self._queues[abs(index) - 1]
             tag = f"muster:{step.decode()}:{self._worker}:{first + (position - 4) // 3}"
             deliveries.append(Delivery(tag, queue, raw, index > 0))
-            if step != b"0" and self._watch is not None:
-                self._watch.add(self._server.keys.queue(queue, int(step)))
+            self._watch_step(queue, step)
         return Turned(
             settled=[bit == 49 for bit in reply[1]],
             started=[bit == 49 for bit in reply[2]],
@@ -257,6 +256,11 @@ class RedisTransport:
             deliveries=deliveries,
             now=float(reply[0]),
         )
+
+    def _watch_step(self, queue: str, step: bytes) -> None:
+        """Watch a priority's list from its first message on: most are never used, and each costs a wait."""
+        if step != b"0" and self._watch is not None:
+            self._watch.add(self._server.keys.queue(queue, int(step)))
 
     def _settlement(self, settlement: Settlement) -> tuple[Any, ...]:
         result: tuple[Any, ...] = ()
@@ -299,16 +303,19 @@ class RedisTransport:
             self._first,
         )
         with outage(self._server.place):
-            now, next_eta, commands, revoked, gone = self._server.run("tick", args)
+            now, next_eta, commands, revoked, gone, steps = self._server.run("tick", args)
             if time.monotonic() >= self._foreign_at:
                 self._foreign_at = time.monotonic() + FOREIGN_SECONDS
                 self.restore_foreign(float(now))
+        for index, step in zip(*[iter(steps)] * 2, strict=True):
+            self._watch_step(self._queues[index - 1], step)
         return Ticked(
             now=float(now),
             next_eta=float(next_eta) if next_eta else None,
             commands=commands,
             revoked=[task_id.decode() for task_id in revoked],
             gone=[tag.decode() for tag in gone],
+            ready=bool(steps),
         )
 
     def restore_foreign(self, now: float) -> int:

@@ -97,6 +97,13 @@ def _wait_until(connection: sqlite3.Connection, row: int, eta: float) -> None:
     connection.execute("UPDATE messages SET state = 3, until = ?, worker = '' WHERE id = ?", (eta, row))
 
 
+def _is_ready(connection: sqlite3.Connection, queue: str) -> bool:
+    found = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM messages WHERE queue = ? AND state = 0)", (queue,)
+    )
+    return bool(found.fetchone()[0])
+
+
 class SQLiteTransport:
     """A worker's side; see `muster.transports.base.Transport`.
 
@@ -271,6 +278,7 @@ class SQLiteTransport:
             if tick.reconcile:
                 self._reconcile(connection, {_key(tag, queue) for queue, tag in tick.renew})
             etas = []
+            ready = False
             for queue in self._queues:
                 self._end_leases(connection, queue, now)
                 connection.execute(
@@ -282,6 +290,7 @@ class SQLiteTransport:
                 )
                 if eta is not None:
                     etas.append(eta)
+                ready = ready or _is_ready(connection, queue)
             if tick.report is not None:
                 connection.execute(
                     "INSERT OR REPLACE INTO reports (pool, worker, at, report) VALUES (?, ?, ?, ?)",
@@ -297,6 +306,7 @@ class SQLiteTransport:
                 commands=[control for _, control in sorted(commands)],
                 revoked=[task_id for (task_id,) in revoked],
                 gone=gone,
+                ready=ready,
             )
             if now >= self._clean_at:
                 clean(connection, now)

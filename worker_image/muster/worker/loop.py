@@ -384,6 +384,7 @@ class WorkerLoop:
             del self._revoked[next(iter(self._revoked))]
         if ticked.revoked:
             self._revoked_after = ticked.now
+        self._hungry = self._hungry or ticked.ready
         if ticked.gone:
             self._leases_gone(frozenset(ticked.gone))
         for command in ticked.commands:
