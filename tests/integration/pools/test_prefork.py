@@ -14,6 +14,7 @@ from muster.errors import ConfigurationError
 from muster.pools.base import Lost, Outcome, PoolSettings, Publish, Returned
 from muster.pools.prefork import PreforkPool
 from pool_jobs import job, load
+from waiting import wait_for
 
 
 class Driver:
@@ -225,6 +226,31 @@ def test_a_child_that_grew_is_replaced(start):
     [before] = driver.pids()
     driver.until(lambda: driver.pids() not in (set(), {0}, {before}))
     driver.pool.submit([job(1)])
+    driver.until(lambda: 1 in driver.outcomes())
+
+
+def test_a_child_that_is_replaced_lets_its_task_publish(start, tmp_path):
+    """A child that has become too large or old during a task waits for the task's end, whatever it does."""
+    driver = start(slots=1, max_age_seconds=0.5)
+    go = tmp_path / "go"
+    driver.pool.submit([job(1, "publish", until=str(go))])
+    driver.until(lambda: any(c.retiring and c.page.job for c in driver.pool._children.values()))
+    go.touch()
+    driver.until(lambda: 1 in driver.outcomes() or 1 in driver.lost())
+    assert driver.outcomes()[1].text == "published"
+
+
+def test_an_answer_is_not_taken_back(start, tmp_path):
+    """Jobs are taken back from behind a published message's answer; the task that waits for it gets it."""
+    driver = start(slots=1)
+    driver.pool.submit([job(1, "publish")])
+    wait_for(lambda: any(isinstance(e, Publish) for e in driver.pool.collect()), what="the task publishes")
+    [child] = driver.pool._children.values()
+    os.kill(child.pid, signal.SIGSTOP)
+    driver.pool.published([child.number], "")
+    driver.pool.submit([job(2)])
+    driver.pool.recall()
+    os.kill(child.pid, signal.SIGCONT)
     driver.until(lambda: 1 in driver.outcomes())
 
 

@@ -80,8 +80,9 @@ class _Child:
         return not (self.alone or self.retiring or self.waits or self.stuck)
 
     def steal(self) -> list[Job]:
-        """Take back what the child has not read."""
+        """Take back the jobs that the child has not read."""
         jobs = []
+        replies = []
         while True:
             try:
                 received = self.thief.receive(socket.MSG_DONTWAIT)
@@ -93,6 +94,11 @@ class _Child:
                 job = _decode_job(received[0][1:])
                 self.jobs.pop(job.number, None)
                 jobs.append(job)
+            else:  # a task waits for this one
+                replies.append(received[0])
+        for reply in replies:
+            with contextlib.suppress(OSError):
+                send(self.end, reply)
         return jobs
 
     def was_born(self, pid: int) -> None:
@@ -248,7 +254,7 @@ class PreforkPool:
                 child.stuck = False
                 child.alone = False
                 limit = self._settings.max_tasks_per_child
-                if limit and child.finished + len(child.jobs) >= limit:
+                if child.retiring or (limit and child.finished + len(child.jobs) >= limit):
                     self._retire(child)
             else:
                 child.waits = True
@@ -320,13 +326,13 @@ class PreforkPool:
             self._respawn_at = time.monotonic() + min(10.0, 0.1 * 2**self._early_deaths)
 
     def _retire(self, child: _Child) -> None:
-        """Give the child no more jobs; it leaves after the one that it runs, and is replaced."""
-        if child.retiring:
-            return
-        child.retiring = True
-        self._take_back(child)
-        with contextlib.suppress(OSError):
-            child.end.shutdown(socket.SHUT_WR)
+        """Give the child no more jobs; it leaves after the one that it runs."""
+        if not child.retiring:
+            child.retiring = True
+            self._take_back(child)
+        if not child.jobs:  # else its task may yet publish, and wait for our answer
+            with contextlib.suppress(OSError):
+                child.end.shutdown(socket.SHUT_WR)
 
     def running(self) -> Sequence[Running]:
         """Return what the children's pages say."""
