@@ -175,8 +175,7 @@ class PreforkPool:
         self.slots = settings.slots
         self._control.setblocking(False)
         self._selector.register(self._control, selectors.EVENT_READ, None)
-        for _ in range(settings.slots):
-            self._spawn()
+        self._fill()
 
     def fileno(self) -> int | None:
         """Return the selector's own descriptor: readable when any child has something to say."""
@@ -194,6 +193,28 @@ class PreforkPool:
             raise PoolBroken("the process that holds the application is gone") from error
         self._children[child.number] = child
         self._selector.register(child.end, selectors.EVENT_READ, child)
+
+    def _fill(self) -> float:
+        """Make the children that are missing. Returns the seconds until it is to be called again."""
+        missing = 0 if self._stopping else self.slots - len(self._children)
+        if missing <= 0:
+            return CHECK_SECONDS
+        pause = self._respawn_at - time.monotonic()
+        if pause > 0:
+            return pause
+        for _ in range(missing):
+            self._spawn()
+        return CHECK_SECONDS
+
+    def resize(self, slots: int) -> None:
+        """Make children, or have some leave: those with the least to do, of these the oldest."""
+        self.slots = slots
+        staying = [child for child in self._children.values() if not child.retiring]
+        staying.sort(key=lambda child: len(child.jobs))
+        for child in staying[: max(0, len(staying) - slots)]:
+            self._retire(child)
+        self._fill()
+        self._dispatch()
 
     def room(self, depth: int) -> int:
         """Return how many more jobs the children may hold."""
@@ -296,6 +317,7 @@ class PreforkPool:
                 child.was_born(exited.status)
             else:
                 self._bury(child, exited.status)
+                self._fill()
 
     def _bury(self, child: _Child, status: int) -> None:
         """See to a child's death: what it had finished, what it was at, what it had not begun."""
@@ -356,13 +378,7 @@ class PreforkPool:
         for child in list(self._children.values()):
             again = min(again, self._check_jobs(child))
             self._check_child(child, now)
-        missing = 0 if self._stopping else self.slots - len(self._children)
-        if missing > 0:
-            if now >= self._respawn_at:
-                for _ in range(missing):
-                    self._spawn()
-            else:
-                again = min(again, self._respawn_at - now)
+        again = min(again, self._fill())
         self._dispatch()
         if os.getpid() == 1:
             self._reap_orphans()
