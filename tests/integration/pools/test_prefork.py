@@ -45,6 +45,11 @@ class Driver:
         return {child.pid for child in self.pool._children.values()}
 
 
+def has_begun(ledger):
+    """Whether a job has written its line: the file is there a moment before."""
+    return ledger.exists() and ledger.stat().st_size > 0
+
+
 @pytest.fixture
 def start(request):
     """Start a pool and return its driver; it is stopped afterwards, and no process may be left."""
@@ -103,7 +108,7 @@ def test_a_killed_child_loses_only_the_job_it_ran(start, tmp_path):
     driver = start(slots=1)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go)), *(job(n) for n in range(2, 12))])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     [pid] = driver.pids()
     os.kill(pid, signal.SIGKILL)
     driver.until(lambda: len(driver.outcomes()) == 10)
@@ -117,7 +122,7 @@ def test_a_stopped_child_holds_up_only_the_job_it_runs(start, tmp_path):
     driver = start(slots=2)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go))])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     pid = int(ledger.read_text().split()[1])
     os.kill(pid, signal.SIGSTOP)
     driver.pool.submit([job(n) for n in range(2, 42)])
@@ -150,7 +155,7 @@ def test_the_hard_limit_holds_for_a_stopped_child(start, tmp_path):
     driver = start(slots=1)
     ledger = tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(tmp_path / "never"), hard_limit=0.5)])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     [pid] = driver.pids()
     os.kill(pid, signal.SIGSTOP)
     driver.until(lambda: 1 in driver.lost())
@@ -259,7 +264,7 @@ def test_a_job_that_must_be_alone_shares_its_child_with_none(start, tmp_path):
     driver = start(slots=1)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go), alone=True), job(2)])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     [child] = driver.pool._children.values()
     assert list(child.jobs) == [1]
     go.touch()
@@ -271,7 +276,7 @@ def test_recall_gives_back_what_has_not_begun(start, tmp_path):
     driver = start(slots=1)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go)), *(job(n) for n in range(2, 30))])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     driver.pool.recall()
     driver.events.extend(driver.pool.collect())
     assert {e.number for e in driver.events if isinstance(e, Returned)} == set(range(2, 30))
