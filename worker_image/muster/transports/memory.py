@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from muster.core.age import age, greatest
 from muster.core.effects import Publication, StoredResult
 from muster.core.rate import Pace, ask
 from muster.transports.base import (
@@ -334,16 +335,16 @@ class MemoryBroker:
     def _depth(self, name: str, dead_letter: str, now: float, horizon_seconds: float) -> QueueDepth:
         queue = self._queue(name)
         held = [held for held in self._held.values() if held.message.queue == name]
-        places = [place for heap in queue.ready.values() for place, _ in heap]
+        heaps = [heap for heap in queue.ready.values() if heap]
         return QueueDepth(
-            ready=len(places),
+            ready=sum(map(len, heaps)),
             claimed=sum(not one.running for one in held),
             running=sum(one.running for one in held),
             expired=sum(one.deadline <= now for one in held),
             due=sum(eta <= now + horizon_seconds for eta, _, _ in queue.waiting),
             waiting=len(queue.waiting),
             dead=len(self._dead.get(dead_letter, ())),
-            newest_id=str(max(places)) if places else "",
+            oldest=greatest(age(heap[0][1].raw, None, now) for heap in heaps),
         )
 
 
@@ -446,7 +447,7 @@ class MemoryObserver:
 
     def __init__(self, broker: MemoryBroker, dead_letters: Mapping[str, str]) -> None:
         self._broker = broker
-        self._dead_letters = dead_letters
+        self.dead_letters = dead_letters
 
     def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
         """Return the depth of each queue."""
@@ -454,7 +455,7 @@ class MemoryObserver:
         with broker._lock:
             now = broker._clock()
             return {
-                name: broker._depth(name, self._dead_letters.get(name, f"{name}.dead"), now, horizon_seconds)
+                name: broker._depth(name, self.dead_letters.get(name, f"{name}.dead"), now, horizon_seconds)
                 for name in queues
             }
 

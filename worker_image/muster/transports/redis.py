@@ -12,13 +12,14 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
 import redis
 
+from muster.core.age import Age, Track, age, follow, greatest
 from muster.core.effects import Publication
 from muster.redis_client import SOCKET_TIMEOUT_SECONDS, new_client, outage, place_of
 from muster.transports.base import (
@@ -32,10 +33,8 @@ from muster.transports.base import (
     Turn,
     Turned,
 )
-from muster.wire.errors import MalformedMessage
 from muster.wire.keys import PRIORITY_STEPS, RedisKeys, priority_step
 from muster.wire.lua import fragment
-from muster.wire.message import peek
 
 WAIT_SECONDS: Final = 5.0
 """How long one blocking wait lasts: an idle queue costs a command each time."""
@@ -44,6 +43,9 @@ FOREIGN_SECONDS: Final = 60.0
 RESTED_SECONDS: Final = 1.0
 MAX_CLAIM: Final = 1000
 """Lua cannot unpack more than some 8,000 values at once."""
+TRACKED_MOST: Final = 100_000
+"""How many messages that have entered between two readings are counted; behind more of them the age of the
+oldest is tracked anew. Counting costs the server what their entering has cost, or less."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -131,15 +133,43 @@ class Server:
 
     def run(self, name: str, args: Any, *fragments: str) -> Any:
         """Run one of our scripts."""
-        if name not in self._scripts:
-            text = _script(name, *fragments)
-            self._scripts[name] = (text, self.call("SCRIPT", "LOAD", text))
-        text, sha = self._scripts[name]
-        argv = (self.keys.prefix, self.keys.unacked, self.keys.unacked_index, _pack(args))
+        text, sha = self._loaded(name, *fragments)
+        argv = self._argv(args)
         try:
             return self.call("EVALSHA", sha, 0, *argv)
         except redis.exceptions.NoScriptError:  # the server was restarted, or its scripts flushed
             return self.call("EVAL", text, 0, *argv)
+
+    def run_each(self, name: str, calls: Iterable[tuple[Any, Sequence[bytes]]]) -> list[Any]:
+        """Run one of our scripts for each (args, further ARGV), in one round trip; it may change nothing.
+
+        Others have their turn between two of them.
+        """
+        text, sha = self._loaded(name)
+        argvs = [(*self._argv(args), *more) for args, more in calls]
+        replies = self._evalsha_each(sha, argvs)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            self.call("SCRIPT", "LOAD", text)
+            replies = self._evalsha_each(sha, argvs)
+        for reply in replies:
+            if isinstance(reply, redis.RedisError):  # as it is: a pipeline's own would quote all of ARGV
+                raise reply
+        return replies
+
+    def _evalsha_each(self, sha: str, argvs: Sequence[tuple[Any, ...]]) -> list[Any]:
+        pipeline = self.client.pipeline(transaction=False)
+        for argv in argvs:
+            pipeline.evalsha(sha, 0, *argv)
+        return pipeline.execute(raise_on_error=False)
+
+    def _loaded(self, name: str, *fragments: str) -> tuple[str, str]:
+        if name not in self._scripts:
+            text = _script(name, *fragments)
+            self._scripts[name] = (text, self.call("SCRIPT", "LOAD", text))
+        return self._scripts[name]
+
+    def _argv(self, args: Any) -> tuple[str | bytes, ...]:
+        return self.keys.prefix, self.keys.unacked, self.keys.unacked_index, _pack(args)
 
     def close(self) -> None:
         """Give up the connections."""
@@ -442,43 +472,62 @@ class RedisObserver:
 
     def __init__(self, server: Server, dead_letters: dict[str, str] | None = None) -> None:
         self._server = server
-        self._dead = dead_letters or {}
+        self.dead_letters: Mapping[str, str] = dead_letters or {}
+        self._tracks: dict[tuple[str, int], Track] = {}
+        """By queue and priority step, of the lists that were not empty when they were read last."""
 
     def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
-        """Return the depth of each queue: two round trips, one for the time."""
-        keys = self._server.keys
-        with outage(self._server.place):
-            seconds, micros = self._server.client.time()
-            now = seconds + micros / 1e6
-            pipeline = self._server.client.pipeline(transaction=False)
-            for queue in queues:
-                for key in keys.queues(queue):
-                    pipeline.llen(key)
-                eta = keys.eta(queue)
-                for lease_set in (keys.claimed(queue), keys.running(queue)):
-                    pipeline.zcard(lease_set)
-                    pipeline.zcount(lease_set, "-inf", now)
-                pipeline.zcount(eta, "-inf", now + horizon_seconds)
-                pipeline.zcard(eta)
-                pipeline.xlen(keys.dead(self._dead.get(queue, f"{queue}.dead")))
-                pipeline.lindex(keys.queue(queue), 0)
-            replies = pipeline.execute()
-        width = len(PRIORITY_STEPS) + 8
-        depths = {}
-        for position, queue in enumerate(queues):
-            part = replies[position * width : (position + 1) * width]
-            claimed, dead_claims, running, dead_runs, due, waiting, dead, newest = part[len(PRIORITY_STEPS) :]
-            depths[queue] = QueueDepth(
-                ready=sum(part[: len(PRIORITY_STEPS)]),
-                claimed=claimed,
-                running=running,
-                expired=dead_claims + dead_runs,
-                due=due,
-                waiting=waiting,
-                dead=dead,
-                newest_id=_id_of(newest),
+        """Return the depth of each queue, in one round trip."""
+        calls = [
+            (
+                (queue, self.dead_letters.get(queue, f"{queue}.dead"), horizon_seconds, TRACKED_MOST),
+                [self._newest(queue, step) for step in PRIORITY_STEPS],
             )
-        return depths
+            for queue in queues
+        ]
+        if not calls:
+            return {}
+        with outage(self._server.place):
+            replies = self._server.run_each("depth", calls)
+        return {queue: self._depth(queue, *reply) for queue, reply in zip(queues, replies, strict=True)}
+
+    def _newest(self, queue: str, step: int) -> bytes:
+        track = self._tracks.get((queue, step))
+        return track.newest if track is not None else b""
+
+    def _depth(self, queue: str, now: bytes, counts: Sequence[int], lists: Sequence[Any]) -> QueueDepth:
+        claimed, dead_claims, running, dead_runs, due, waiting, dead = counts
+        ages = [
+            self._age(queue, step, float(now), *seen)
+            for step, seen in zip(PRIORITY_STEPS, lists, strict=True)
+        ]
+        return QueueDepth(
+            ready=sum(seen[0] for seen in lists),
+            claimed=claimed,
+            running=running,
+            expired=dead_claims + dead_runs,
+            due=due,
+            waiting=waiting,
+            dead=dead,
+            oldest=greatest(ages),
+        )
+
+    def _age(
+        self,
+        queue: str,
+        step: int,
+        now: float,
+        length: int,
+        newest: bytes | None,
+        oldest: bytes | None,
+        behind: int | None,
+    ) -> Age | None:
+        before = self._tracks.pop((queue, step), None)
+        if newest is None or oldest is None:
+            return None
+        track = follow(before, newest=newest, length=length, behind=behind, now=now)
+        self._tracks[queue, step] = track
+        return age(oldest, track, now)
 
     def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
         """Return (age in seconds, report) of the pool's workers."""
@@ -553,12 +602,3 @@ def _redelivered(entry: bytes) -> tuple[str, int, str] | None:
     if exchange:
         return None
     return routing_key, priority, msgspec.json.encode(message).decode()
-
-
-def _id_of(raw: bytes | None) -> str:
-    if raw is None:
-        return ""
-    try:
-        return peek(raw).id
-    except MalformedMessage:
-        return ""
