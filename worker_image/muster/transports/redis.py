@@ -8,6 +8,7 @@ Facts that shaped it: `BLMOVE q q RIGHT RIGHT` waits for a message and takes non
 score in the future lets a message wait for its ETA.
 """
 
+import hashlib
 import os
 import threading
 import time
@@ -80,6 +81,17 @@ def _script(name: str, *fragments: str) -> str:
     )
 
 
+class _Own:
+    """What one process has of a server; nothing is connected before it is used."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.connection: Any = client.connection_pool.make_connection()
+        self.used_at = 0.0
+        self.lock = threading.Lock()
+        """Held while the connection has a question open."""
+
+
 class Server:
     """One Redis database with our scripts, for any thread. Reconnects by itself; survives a fork.
 
@@ -92,11 +104,7 @@ class Server:
         self.keys = keys
         self.place = place_of(url)
         self._options = options or {}
-        self._client: redis.Redis | None = None
-        self._connection: Any = None
-        self._used_at = 0.0
-        self._lock = threading.Lock()
-        self._pid = 0
+        self._owned: dict[int, _Own] = {}
         self._scripts: dict[str, tuple[str, str]] = {}
 
     def new_client(self, **changes: Any) -> redis.Redis:
@@ -104,24 +112,30 @@ class Server:
         return new_client(self.url, **{**self._options, **changes})
 
     @property
+    def _own(self) -> _Own:
+        pid = os.getpid()
+        own = self._owned.get(pid)
+        if own is None:
+            # of two threads at once one wins, without a lock, which a fork might leave locked
+            own = self._owned.setdefault(pid, _Own(self.new_client()))
+            for other in [other for other in self._owned if other != pid]:
+                self._owned.pop(other, None)
+        return own
+
+    @property
     def client(self) -> redis.Redis:
         """The client of this process; a child after a fork gets one of its own."""
-        if self._client is None or self._pid != os.getpid():
-            self._client = self.new_client()
-            self._connection = self._client.connection_pool.make_connection()
-            self._lock = threading.Lock()  # one that another thread held at the fork stays locked
-            self._pid = os.getpid()
-        return self._client
+        return self._own.client
 
     def call(self, *words: Any) -> Any:
         """Send one command and return its answer as it came. Raises redis-py's errors."""
-        if self._pid != os.getpid() or self._client is None:
-            _ = self.client
-        with self._lock:
-            connection, now = self._connection, time.monotonic()
-            if now - self._used_at > RESTED_SECONDS:
+        own = self._own
+        connection = own.connection
+        with own.lock:
+            now = time.monotonic()
+            if now - own.used_at > RESTED_SECONDS:
                 _drop_if_closed(connection)
-            self._used_at = now
+            own.used_at = now
             try:
                 connection.send_command(*words)
                 return connection.read_response()
@@ -133,11 +147,11 @@ class Server:
 
     def run(self, name: str, args: Any, *fragments: str) -> Any:
         """Run one of our scripts."""
-        text, sha = self._loaded(name, *fragments)
+        text, sha = self._script(name, *fragments)
         argv = self._argv(args)
         try:
             return self.call("EVALSHA", sha, 0, *argv)
-        except redis.exceptions.NoScriptError:  # the server was restarted, or its scripts flushed
+        except redis.exceptions.NoScriptError:  # new to this server, or to this life of it
             return self.call("EVAL", text, 0, *argv)
 
     def run_each(self, name: str, calls: Iterable[tuple[Any, Sequence[bytes]]]) -> list[Any]:
@@ -145,11 +159,11 @@ class Server:
 
         Others have their turn between two of them.
         """
-        text, sha = self._loaded(name)
+        text, sha = self._script(name)
         argvs = [(*self._argv(args), *more) for args, more in calls]
         replies = self._evalsha_each(sha, argvs)
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
-            self.call("SCRIPT", "LOAD", text)
+            self.client.script_load(text)
             replies = self._evalsha_each(sha, argvs)
         for reply in replies:
             if isinstance(reply, redis.RedisError):  # as it is: a pipeline's own would quote all of ARGV
@@ -162,10 +176,11 @@ class Server:
             pipeline.evalsha(sha, 0, *argv)
         return pipeline.execute(raise_on_error=False)
 
-    def _loaded(self, name: str, *fragments: str) -> tuple[str, str]:
+    def _script(self, name: str, *fragments: str) -> tuple[str, str]:
+        """Return a script and the name that Redis gives it."""
         if name not in self._scripts:
             text = _script(name, *fragments)
-            self._scripts[name] = (text, self.call("SCRIPT", "LOAD", text))
+            self._scripts[name] = (text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
         return self._scripts[name]
 
     def _argv(self, args: Any) -> tuple[str | bytes, ...]:
@@ -173,10 +188,10 @@ class Server:
 
     def close(self) -> None:
         """Give up the connections."""
-        if self._client is not None and self._pid == os.getpid():
-            self._connection.disconnect()
-            self._client.close()
-        self._client = None
+        own = self._owned.pop(os.getpid(), None)
+        if own is not None:
+            own.connection.disconnect()
+            own.client.close()
 
 
 def _drop_if_closed(connection: Any) -> None:
