@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from ledger import Ledger
+from muster import Muster
 from muster.transports.connect import connect_observer
 from waiting import wait_for
 from workers import TESTS, Worker
@@ -36,9 +37,6 @@ class Place:
 
     def send(self, task="ledger.work", count=1, **kwargs):
         """Send with Muster's client; return the ids."""
-        os.environ.update(self.environment)
-        from muster import Muster
-
         app = Muster("client", broker=self.environment["BROKER"], backend=self.environment["RESULTS"])
         try:
             return [app.send_task(task, kwargs=kwargs).id for _ in range(count)]
