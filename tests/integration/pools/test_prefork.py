@@ -122,7 +122,7 @@ def test_a_stopped_child_holds_up_only_the_job_it_runs(start, account, tmp_path)
     driver = start(slots=2)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go))])
-    driver.until(ledger.exists)
+    driver.until(lambda: ledger.exists() and ledger.read_text().endswith("\n"))
     pid = int(ledger.read_text().split()[1])
     os.kill(pid, signal.SIGSTOP)
     driver.pool.submit([job(n) for n in range(2, 42)])
