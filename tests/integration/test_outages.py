@@ -70,7 +70,7 @@ class Everybody:
         return 0 if at is None else round((at - self.since) / self.period)
 
     def ended(self):
-        return sum(self.ledger.ends[task] for task in self.sent)
+        return len(self.ledger.ends.keys() & self.sent)
 
     def wait_ended(self):
         wait_for(lambda: self.ended() >= len(self.sent), what="the end of all", timeout_seconds=90)
