@@ -24,13 +24,14 @@ from waiting import wait_for
 POOL = "shop/mail"
 
 
-def message(task_id="1", queue="mail"):
+def message(task_id="1", queue="mail", published_at=None, **headers):
     return pack(
-        headers={"task": "shop.send", "id": task_id, "retries": 0},
+        headers={"task": "shop.send", "id": task_id, "retries": 0, **headers},
         body='[["x"],{"n":1},{}]',
         queue=queue,
         task_id=task_id,
         delivery_tag=f"tag-{task_id}",
+        published_at=published_at,
     )
 
 

@@ -6,6 +6,7 @@ clock that the test moves, on Redis the test waits until the server's own clock 
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 
@@ -804,25 +805,48 @@ def test_depths_count_each_state(broker):
 def test_a_queue_that_nobody_has_used_is_empty(broker):
     """Reading makes nothing, and asks for nothing to be made before."""
     depth = broker.observer().depths(["never"], horizon_seconds=60)["never"]
-    assert (depth.ready, depth.waiting, depth.dead, depth.newest_id) == (0, 0, 0, "")
+    assert (depth.ready, depth.waiting, depth.dead, depth.oldest) == (0, 0, 0, None)
     assert broker.observer().depths([], horizon_seconds=60) == {}
 
 
-def test_the_newest_id_changes_when_a_message_enters(broker):
-    """It identifies the last one in, so an observer can tell how old the front is; empty when none is."""
-    assert broker.depth().newest_id == ""
-    broker.publish(message("1"))
-    first = broker.depth().newest_id
-    assert first
-    assert broker.depth().newest_id == first
-    broker.publish(message("2"))
-    second = broker.depth().newest_id
-    assert second not in {"", first}
-    transport = broker.transport()
-    claim(transport, 1)
-    assert broker.depth().newest_id == second
-    claim(transport, 1)
-    assert broker.depth().newest_id == ""
+def test_the_oldest_message_tells_how_long_it_waits(broker):
+    """Of those that come next, in whichever priority; when it has been taken the one behind it counts."""
+    now, transport = int(broker.now()), broker.transport()
+
+    def waits():
+        oldest = broker.depth().oldest
+        return oldest and (oldest.measured, pytest.approx(oldest.seconds, abs=5))
+
+    assert waits() is None
+    broker.publish(message("1", published_at=now - 30), message("2", published_at=now - 20))
+    assert waits() == (True, 30)
+    [delivery] = claim(transport, 1)
+    assert waits() == (True, 20)
+    broker.publish(message("3", published_at=now - 100), priority=9)
+    assert waits() == (True, 100)
+    assert len(claim(transport)) == 2
+    assert waits() is None
+    assert settle(transport, delivery, Verdict.RETURN)
+    assert waits() == (True, 30)
+
+
+def test_an_age_counts_from_the_eta(broker):
+    """What was sent for later has not waited before its time came."""
+    now = broker.now()
+    eta = datetime.fromtimestamp(now - 40, UTC).isoformat()
+    broker.publish(message(published_at=int(now) - 500, eta=eta))
+    assert broker.depth().oldest.seconds == pytest.approx(40, abs=5)
+
+
+def test_the_place_of_dead_letters_may_change(broker):
+    """An observer counts in the place that it is told of before the call."""
+    broker.publish(message())
+    transport = broker.transport(dead_letters={"mail": "graveyard"})
+    settle(transport, *claim(transport), Verdict.DEAD, reason="MalformedMessage", text="…")
+    observer = broker.observer()
+    for places, dead in (({}, 0), ({"mail": "graveyard"}, 1), ({"mail": "elsewhere"}, 0)):
+        observer.dead_letters = places
+        assert observer.depths(["mail"], horizon_seconds=0)["mail"].dead == dead
 
 
 # -- watches
@@ -899,6 +923,33 @@ def test_a_watch_sees_every_queue_of_its_worker(broker):
         broker.publish(message(), queue=queue)
         notified.wait(count)
         claim(transport)
+    watch.close()
+
+
+@pytest.mark.parametrize("priority", [0, 3, 6, 9])
+def test_a_tick_tells_whether_a_message_waits(broker, priority):
+    """Of any priority, in any of the worker's queues; what is in hand or waits for its time does not."""
+    transport = broker.transport("mail", "default")
+    assert not transport.tick(Tick()).ready
+    broker.publish(message(), queue="default", priority=priority)
+    assert transport.tick(Tick()).ready
+    [delivery] = claim(transport)
+    assert not transport.tick(Tick(renew=[(delivery.queue, delivery.tag)])).ready
+    settle(transport, delivery, Verdict.DEFER, eta=broker.now() + LONG)
+    assert not transport.tick(Tick()).ready
+
+
+def test_a_watch_sees_each_priority_that_a_tick_has_seen(broker):
+    """From then on it tells of the next message of that priority at once."""
+    broker.publish(message("1"), priority=6)
+    transport = broker.transport()
+    notified = Notified()
+    watch = transport.watch(notified)
+    assert transport.tick(Tick()).ready
+    assert len(claim(transport)) == 1
+    watch.arm()
+    broker.publish(message("2"), priority=6)
+    notified.wait(1)
     watch.close()
 
 

@@ -62,7 +62,7 @@ class BrokerMachine(RuleBasedStateMachine):
         task_id = str(self.sent)
         self.queue[task_id] = queue
         self.put(task_id, eta)
-        return message(task_id, queue)
+        return message(task_id, queue, published_at=int(self.broker.now()))
 
     def put(self, task_id, eta=0.0):
         waits = eta > self.broker.now()
@@ -204,7 +204,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert depth.due == sum(
                 eta <= now + 10 for task_id, eta in self.eta.items() if self.queue[task_id] == queue
             )
-            assert bool(depth.newest_id) == bool(depth.ready)
+            assert bool(depth.oldest) == bool(depth.ready)
 
     @invariant()
     def extra_runs_are_counted(self):

@@ -219,6 +219,8 @@ def test_only_workers_that_do_nothing_are_taken_away(world: World):
         )
         busy = set(sorted(names)[:2])
         workers.busy |= busy
+        figure = f'muster_pool_busy_slots{{pool="{world.namespace}/shrink"}}'
+        wait_for(lambda: world.operator.metric(figure) == 2, what="the operator has heard of the busy two")
         world.clear("shrink")
         world.wait_replicas("shrink", 2, timeout_seconds=60)
         left = wait_for(

@@ -6,6 +6,7 @@ messages is asked of its own code (kombu's channel, `celery.worker.request.Reque
 
 import gc
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -197,13 +198,14 @@ def test_both_put_a_priority_into_the_same_list(ours, theirs, redis_server, prio
 
 
 def test_our_message_has_celerys_headers_and_properties(ours, theirs, redis_server):
-    """The same call leaves the same fields with the same values, but for ids and origin."""
+    """The same call leaves the same fields with the same values, but for ids, origin and our stamp."""
     options = {"task_id": "one", "headers": {"tenant": "acme"}, "expires": NOON, "time_limit": 5}
     ours.tasks["shop.add"].apply_async((1, 2), ignore_result=False, **options)
     mine = envelope(raw(redis_server))
     theirs.tasks["shop.add"].apply_async((1, 2), **options)
     other = envelope(raw(redis_server))
     assert list(mine["headers"]) == list(other["headers"])
+    assert time.time() - 10 < mine["properties"].pop("timestamp") <= time.time()
     for part, names in (("headers", {"origin"}), ("properties", {"reply_to", "delivery_tag", "expiration"})):
         assert mine[part].keys() == other[part].keys()
         assert {k: v for k, v in mine[part].items() if k not in names} == {
@@ -215,6 +217,30 @@ def test_our_message_has_celerys_headers_and_properties(ours, theirs, redis_serv
         other["content-type"],
         other["content-encoding"],
     )
+
+
+def test_celery_keeps_our_stamp_with_the_message_and_to_itself(ours, theirs, redis_server):
+    """What its worker gives back has it still; a retry is another message, and no header carries it on."""
+    ours.tasks["shop.again"].apply_async(headers={"tenant": "acme"})
+    with redis_server.client() as client:
+        [sent] = client.lrange("celery", 0, -1)
+    with theirs.connection_for_read() as connection:
+        channel = connection.default_channel
+        message = channel.message_to_python(channel.basic_get("celery"))
+        request = Request(message, app=theirs)
+        message.requeue()
+    given_back = envelope(raw(redis_server))
+    assert given_back["properties"]["timestamp"] == envelope(sent)["properties"]["timestamp"]
+    task = theirs.tasks["shop.again"]
+    task.push_request(**(request.request_dict | {"args": [], "kwargs": {}, "called_directly": False}))
+    try:
+        with pytest.raises(celery.exceptions.Retry):
+            task.retry(countdown=0, exc=ValueError("not yet"))
+    finally:
+        task.pop_request()
+    retried = envelope(raw(redis_server))
+    assert (retried["headers"]["retries"], retried["headers"]["tenant"]) == (1, "acme")
+    assert "timestamp" not in str(retried)
 
 
 def envelope(message):

@@ -4,14 +4,17 @@ import asyncio
 import base64
 import contextlib
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from brokers import message
 from muster.transports.base import Tick
 from muster.transports.connect import connect_transport
 from muster.wire.report import WorkerReport, encode
 from muster_operator.adapters.brokers import BrokerAdapter
+from muster_operator.api.objects import Source
 from muster_operator.errors import ClusterUnavailable, Conflicted, NotLeading
 from muster_operator.model.actions import BrokerAddress, RemoveQueue, SendDrain
 from muster_operator.model.readings import Known, Unknown
@@ -226,6 +229,36 @@ def test_connections_are_per_broker_whatever_the_number_of_queues(redis_server):
                 await until(lambda: len(brokers.view("shop", names[0]).queues) == 50, "all readings")
                 assert brokers.view("shop", names[0]) is brokers.view("shop", names[9])
                 assert len(client.client_list()) - before <= 1
+
+    asyncio.run(story())
+
+
+def test_an_age_is_followed_and_is_no_news(redis_server):
+    """A message of Celery's has waited for as long as it was seen; another queue's coming forgets nothing."""
+    other = QueueAsk(queue="other", dead_letter="other.dead")
+    with redis_server.client() as client:
+        client.lpush("mail", "{}")
+        client.lpush("other", message(published_at=int(time.time()) - 600))
+
+    async def story():
+        async with adapter(Secrets(broker=redis_server.url), {KEY: MAIL}) as (brokers, changed):
+
+            def age(queue):
+                reading = brokers.view(*KEY).queues.get(queue)
+                return reading.value.oldest_age_seconds if reading else None
+
+            await until(lambda: age("mail") == 0, "the first look")
+            await until(lambda: KEY in changed, "the word of it")
+            changed.clear()
+            await until(lambda: age("mail") >= 2, "two seconds' wait")
+            assert changed == []
+            brokers.ask({KEY: replace(MAIL, queues=(*MAIL.queues, other))})
+            await until(lambda: age("other") is not None, "the other queue's reading")
+            assert age("mail") >= 2
+            assert 600 <= age("other") < 620
+            readings = brokers.view(*KEY).queues
+            assert readings["mail"].value.oldest_age_source == Source.TRACKED
+            assert readings["other"].value.oldest_age_source == Source.MEASURED
 
     asyncio.run(story())
 

@@ -62,6 +62,13 @@ def test_a_result_comes_back(app):
     assert run(app, "b.add", 2, 3).get(timeout=20) == 5
 
 
+@pytest.mark.parametrize("priority", [3, 6, 9])
+def test_a_task_of_any_priority_wakes_an_idle_worker(app, priority):
+    """Also the first of its priority, with nothing else in the queue."""
+    result = app.send_task("b.add", args=(2, 3), priority=priority)
+    assert result.get(timeout=20) == 5
+
+
 def test_a_failure_comes_back_as_its_exception(app):
     """With its arguments and the traceback."""
     result = run(app, "b.fail", "no such shop")

@@ -22,8 +22,9 @@ def new_client(url: str, **options: Any) -> redis.Redis:
     settings = {
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
-        "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
+        # a Unix socket has no use for keepalive, and redis-py's connection for it no word
+        **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         **options,
     }
     return redis.Redis.from_url(url, **settings)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import redis
 
+from muster.core.age import Age
 from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from muster.settings.urls import parse_broker_url, with_ca_file
 from muster.transports.base import Observer, QueueDepth
@@ -31,6 +32,7 @@ from muster.wire.control import encode as encode_control
 from muster.wire.report import WorkerReport
 from muster.wire.report import decode as decode_report
 from muster_operator.api.conditions import Reason
+from muster_operator.api.objects import Source
 from muster_operator.errors import ClusterUnavailable, Conflicted, NotLeading, OperatorError
 from muster_operator.model.actions import Action, PutSchedule, RemoveQueue, RemoveSchedule, SendDrain
 from muster_operator.model.readings import Known, Reading, Unknown
@@ -70,7 +72,13 @@ def queue_reading(depth: QueueDepth) -> QueueReading:
         due=depth.due,
         waiting=depth.waiting,
         dead=depth.dead,
+        oldest_age_seconds=depth.oldest.seconds if depth.oldest else None,
+        oldest_age_source=_source(depth.oldest) if depth.oldest else None,
     )
+
+
+def _source(age: Age) -> Source:
+    return Source.MEASURED if age.measured else Source.TRACKED
 
 
 def worker_view(report: WorkerReport, at: datetime) -> WorkerView:
@@ -145,17 +153,14 @@ class _Poller:
 
     def _run(self) -> None:
         observer: Observer | None = None
-        places: Mapping[str, str] = {}
         while not self._stopped:
             demand = self.demand
-            wanted = {ask.queue: ask.dead_letter for ask in demand.queues}
             now = self._clock()
             try:
-                if observer is None or places != wanted:
-                    if observer is not None:
-                        observer.close()
-                    places = wanted
-                    observer = connect_observer(self.url, {}, places)
+                if observer is None:
+                    observer = connect_observer(self.url, {}, {})
+                # the same one for good: it knows what it has seen of the queues
+                observer.dead_letters = {ask.queue: ask.dead_letter for ask in demand.queues}
                 view = self._read(observer, demand, now)
                 self._failures = 0
             except (BrokerUnavailable, ConfigurationError) as error:
@@ -267,7 +272,7 @@ class _Poller:
 
 
 def _differs(one: BrokerView, other: BrokerView) -> bool:
-    """Whether anything but the time of reading has changed."""
+    """Whether anything has changed but by the time that has passed."""
 
     def plain(view: BrokerView) -> tuple[Any, ...]:
         def value(reading: Reading[Any]) -> Any:
@@ -277,9 +282,15 @@ def _differs(one: BrokerView, other: BrokerView) -> bool:
             found = value(reading)
             return replace(found, oldest_start_at=None) if isinstance(found, WorkerView) else found
 
+        def counted(reading: Reading[QueueReading]) -> Any:
+            found = value(reading)
+            if not isinstance(found, QueueReading):
+                return found
+            return replace(found, oldest_age_seconds=None, oldest_age_source=None)
+
         return (
             value(view.facts),
-            {name: value(reading) for name, reading in view.queues.items()},
+            {name: counted(reading) for name, reading in view.queues.items()},
             {worker: said(reading) for worker, reading in view.reports.items()},
             {scope: value(reading) for scope, reading in view.scopes.items()},
         )

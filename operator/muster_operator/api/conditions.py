@@ -28,6 +28,10 @@ class ConditionType(Word):
     BROKER_REACHABLE = "BrokerReachable", "The broker answers and takes the credentials."
     CONFLICT = "Conflict", "An older TaskQueue owns the same real queue."
     EVICTION_POLICY_UNSAFE = "EvictionPolicyUnsafe", "Redis may drop waiting tasks when its memory is full."
+    LIMITS_ENFORCED = (
+        "LimitsEnforced",
+        "The broker keeps every limit of the spec; a TaskQueue without one has no such condition.",
+    )
     SCALING_ACTIVE = "ScalingActive", "Muster chooses the pool's size and knows enough to do so."
     SCALING_LIMITED = "ScalingLimited", "The wanted size lies outside the allowed one."
     SCALING_CONFLICT = (
@@ -67,6 +71,11 @@ class Reason(Word):
     EVICTION_POLICY = (
         "EvictionPolicy",
         "Redis' maxmemory-policy is not noeviction: under memory pressure it deletes tasks.",
+    )
+
+    NOT_ON_REDIS = (
+        "NotOnRedis",
+        "Fields of the spec, named in the message, have no effect on Redis; tasks are run all the same.",
     )
 
     QUEUE_NOT_FOUND = (

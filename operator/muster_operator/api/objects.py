@@ -56,5 +56,5 @@ class Source(Word):
     """How a figure was obtained."""
 
     MEASURED = "Measured", "Read from the messages or the broker itself."
-    TRACKED = "Tracked", "Followed from poll to poll by the newest message."
+    TRACKED = "Tracked", "Followed from poll to poll: it has waited for at least so long."
     ESTIMATED = "Estimated", "Derived from depth and start rate."

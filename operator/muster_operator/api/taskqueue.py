@@ -20,6 +20,7 @@ RESERVED_PREFIXES = ("muster.", "unacked", "_kombu.", "celery-task-meta-", "cele
 
 
 SECOND = timedelta(seconds=1)
+NOT_ON_REDIS = "No effect on Redis, where the condition LimitsEnforced says so."
 
 
 class QueueType(Word):
@@ -70,9 +71,11 @@ class DeadLetter:
             max_length=200,
         ),
     ] = None
-    max_age: Annotated[timedelta, Prop("Older ones are removed.", at_least=SECOND)] = timedelta(days=7)
+    max_age: Annotated[timedelta, Prop(f"Older ones are removed. {NOT_ON_REDIS}", at_least=SECOND)] = (
+        timedelta(days=7)
+    )
     max_length: Annotated[
-        int, Prop("The oldest beyond this number are removed.", minimum=1, maximum=10_000_000)
+        int, Prop(f"The oldest beyond this number are removed. {NOT_ON_REDIS}", minimum=1, maximum=10_000_000)
     ] = 100_000
 
 
@@ -103,13 +106,18 @@ class TaskQueueSpec:
         None
     )
     message_ttl: Annotated[
-        timedelta | None, Prop("A message older than this is dead; by default none is.", at_least=SECOND)
+        timedelta | None,
+        Prop(f"A message older than this is dead; by default none is. {NOT_ON_REDIS}", at_least=SECOND),
     ] = None
     max_length: Annotated[
         int | None,
-        Prop("Most messages that may wait; unlimited by default.", minimum=1, maximum=1_000_000_000),
+        Prop(
+            f"Most messages that may wait; unlimited by default. {NOT_ON_REDIS}",
+            minimum=1,
+            maximum=1_000_000_000,
+        ),
     ] = None
-    overflow: Annotated[Overflow, Prop("What happens beyond maxLength.")] = Overflow.DROP_HEAD
+    overflow: Annotated[Overflow, Prop(f"What happens beyond maxLength. {NOT_ON_REDIS}")] = Overflow.DROP_HEAD
     dead_letter: Annotated[DeadLetter, Prop("Where messages go that nobody could run.")] = field(
         default_factory=DeadLetter
     )
@@ -118,12 +126,13 @@ class TaskQueueSpec:
         Prop("A message whose worker was lost this often goes to the dead letters.", minimum=1, maximum=1000),
     ] = 5
     ha: Annotated[
-        HighAvailability | None, Prop("Copies of a quorum queue; by default the broker's choice.")
+        HighAvailability | None,
+        Prop(f"Copies of a quorum queue; by default the broker's choice. {NOT_ON_REDIS}"),
     ] = None
     consumer_timeout: Annotated[
         timedelta | None,
         Prop(
-            "How long a worker may keep a message; by default the broker's choice.",
+            f"How long a worker may keep a message; by default the broker's choice. {NOT_ON_REDIS}",
             at_least=timedelta(minutes=1),
         ),
     ] = None

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated
 
+from muster.settings.environment import AUTOSCALE_BEGINS_WITHIN, SOLO_IS_ONE
+
 from .conditions import Condition
 from .kind import AGE, READY, REASON, Column, Kind, Scale, condition_column
 from .meta import IntOrString, JsonObject, Prop, Word, rule
@@ -90,7 +92,7 @@ class Results:
 
 @dataclass(frozen=True, kw_only=True)
 class Autoscale:
-    """Bounds of the slots inside one worker."""
+    """Bounds of the slots inside one worker. They grow at once and shrink when idle."""
 
     min: Annotated[int, Prop("Fewest slots.", minimum=1, maximum=10_000)]
     max: Annotated[int, Prop("Most slots.", minimum=1, maximum=10_000)]
@@ -156,7 +158,7 @@ class Pool:
     @rule(
         """!has(self.type) || self.type != 'solo'
            || (!has(self.autoscale) && (!has(self.concurrency) || self.concurrency == 1))""",
-        "a solo worker runs one task at a time: leave concurrency and autoscale out, or choose another type",
+        SOLO_IS_ONE,
         field="concurrency",
     )
     def solo_is_one(self) -> bool:
@@ -165,7 +167,7 @@ class Pool:
     @rule(
         """!has(self.autoscale) || !has(self.concurrency)
            || (self.autoscale.min <= self.concurrency && self.concurrency <= self.autoscale.max)""",
-        "concurrency is where autoscale begins: it must lie between autoscale.min and autoscale.max",
+        AUTOSCALE_BEGINS_WITHIN,
         field="concurrency",
     )
     def autoscale_begins_within_its_bounds(self) -> bool:

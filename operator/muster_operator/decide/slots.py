@@ -27,7 +27,8 @@ def slots_per_worker(spec: WorkerPoolSpec, reports: Sequence[WorkerView]) -> int
 
     Where nothing is said, a prefork worker has one for each CPU of its limit, rounded up, and one when it has
     no limit and has not reported yet. Of differing reports the smallest holds, so that the pool is rather too
-    large.
+    large. Where autoscale changes the slots inside a worker they count as grown, here as in reports: it grows
+    at once, and a worker that could do more needs no other beside it.
     """
     pool = spec.pool
     if pool.autoscale is not None:

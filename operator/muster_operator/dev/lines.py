@@ -1,8 +1,8 @@
 """From one Picture to the next: the plain lines that tell what is new. For logs, CI and pipes.
 
 `dev.terminal` calls it on every pass where there is no terminal. Sizes are told at once, figures that move
-all the time once in `FIGURES_EVERY` and only when they have changed. Troubles are events, which the session
-tells.
+all the time once in `FIGURES_EVERY` and at the end, and only when they have changed. Troubles are events,
+which the session tells.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ class Told:
 def news(told: Told, picture: Picture) -> tuple[list[str], Told]:
     """Return the lines to print now, and what has then been told."""
     lines: list[str] = []
-    due = told.figures_at is None or picture.now >= told.figures_at + FIGURES_EVERY
+    due = told.figures_at is None or picture.ended or picture.now >= told.figures_at + FIGURES_EVERY
     if picture.draining and not told.draining:
         lines.append("draining: running tasks finish, then the workers leave")
     pools, schedules, queues = dict(told.pools), dict(told.schedules), dict(told.queues)

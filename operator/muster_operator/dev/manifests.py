@@ -22,6 +22,7 @@ from muster_operator.api.names import GROUP
 from muster_operator.api.schedule import Schedule
 from muster_operator.api.taskqueue import QueueType, TaskQueue
 from muster_operator.api.workerpool import WorkerPool
+from muster_operator.decide.conditions.taskqueue import without_effect
 
 Key: TypeAlias = tuple[str, str]
 """Namespace and name."""
@@ -106,6 +107,7 @@ def declare(documents: Sequence[Document], now: datetime) -> Declared:
             notes.append(
                 f"TaskQueue {made.metadata.name}: type Quorum is RabbitMQ's; one computer keeps one copy"
             )
+    notes += _unkept(objects[TaskQueue], objects[dict])
     return Declared(
         queues=objects[TaskQueue],
         pools=objects[WorkerPool],
@@ -113,6 +115,14 @@ def declare(documents: Sequence[Document], now: datetime) -> Declared:
         secrets=objects[dict],
         notes=tuple(notes),
     )
+
+
+def _unkept(queues: Mapping[Key, TaskQueue], secrets: Mapping[Key, Any]) -> Iterator[str]:
+    """Yield what the embedded broker does not keep; of a Redis that is named a condition says the same."""
+    for (namespace, name), queue in queues.items():
+        fields = without_effect(queue.spec)
+        if fields and (namespace, queue.spec.broker.secret_ref.name) not in secrets:
+            yield f"TaskQueue {name}: no effect on the embedded broker: {', '.join(fields)}"
 
 
 def _files(path: Path) -> list[Path]:

@@ -84,12 +84,11 @@ def _table(names: int, columns: Sequence[Column]) -> Table:
 
 def _queues(picture: Picture, width: int, names: int) -> RenderableType:
     roomy = width >= NARROW
-    aged = roomy and any(row.oldest_seconds is not None for row in picture.queues)
     columns: list[Column] = [("QUEUE", "name"), ("READY", "figure"), ("RUNNING", "figure")]
     if roomy:
         columns.append(("WAITING", "figure"))
     columns.append(("DEAD", "figure"))
-    if aged:
+    if roomy:
         columns.append(("OLDEST", "figure"))
     table = _table(names, columns)
     for row in picture.queues:
@@ -97,7 +96,7 @@ def _queues(picture: Picture, width: int, names: int) -> RenderableType:
         if roomy:
             cells.append(_figure(row.waiting, ""))
         cells.append(_figure(row.dead, "bold red"))
-        if aged:
+        if roomy:
             cells.append(Text(age(row.oldest_seconds)))
         table.add_row(*cells)
     return table

@@ -14,6 +14,7 @@ from muster.errors import ConfigurationError
 from muster.pools.base import Lost, Outcome, PoolSettings, Publish, Returned
 from muster.pools.prefork import PreforkPool
 from pool_jobs import job, load
+from waiting import wait_for
 
 
 class Driver:
@@ -42,6 +43,11 @@ class Driver:
 
     def pids(self):
         return {child.pid for child in self.pool._children.values()}
+
+
+def has_begun(ledger):
+    """Whether a job has written its line: the file is there a moment before."""
+    return ledger.exists() and ledger.stat().st_size > 0
 
 
 @pytest.fixture
@@ -106,7 +112,7 @@ def test_a_killed_child_loses_only_the_job_it_ran(start, account, tmp_path):
     driver = start(slots=1)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go)), *(job(n) for n in range(2, 12))])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     [pid] = driver.pids()
     os.kill(pid, signal.SIGKILL)
     driver.until(lambda: len(driver.outcomes()) == 10)
@@ -122,7 +128,7 @@ def test_a_stopped_child_holds_up_only_the_job_it_runs(start, account, tmp_path)
     driver = start(slots=2)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go))])
-    driver.until(lambda: ledger.exists() and ledger.read_text().endswith("\n"))
+    driver.until(lambda: has_begun(ledger))
     pid = int(ledger.read_text().split()[1])
     os.kill(pid, signal.SIGSTOP)
     driver.pool.submit([job(n) for n in range(2, 42)])
@@ -157,7 +163,7 @@ def test_the_hard_limit_holds_for_a_stopped_child(start, account, tmp_path):
     driver = start(slots=1)
     ledger = tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(tmp_path / "never"), hard_limit=0.5)])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     [pid] = driver.pids()
     os.kill(pid, signal.SIGSTOP)
     driver.until(lambda: 1 in driver.lost())
@@ -237,12 +243,37 @@ def test_a_child_that_grew_is_replaced(start):
     driver.until(lambda: 1 in driver.outcomes())
 
 
+def test_a_child_that_is_replaced_lets_its_task_publish(start, tmp_path):
+    """A child that has become too large or old during a task waits for the task's end, whatever it does."""
+    driver = start(slots=1, max_age_seconds=0.5)
+    go = tmp_path / "go"
+    driver.pool.submit([job(1, "publish", until=str(go))])
+    driver.until(lambda: any(c.retiring and c.page.job for c in driver.pool._children.values()))
+    go.touch()
+    driver.until(lambda: 1 in driver.outcomes() or 1 in driver.lost())
+    assert driver.outcomes()[1].text == "published"
+
+
+def test_an_answer_is_not_taken_back(start, tmp_path):
+    """Jobs are taken back from behind a published message's answer; the task that waits for it gets it."""
+    driver = start(slots=1)
+    driver.pool.submit([job(1, "publish")])
+    wait_for(lambda: any(isinstance(e, Publish) for e in driver.pool.collect()), what="the task publishes")
+    [child] = driver.pool._children.values()
+    os.kill(child.pid, signal.SIGSTOP)
+    driver.pool.published([child.number], "")
+    driver.pool.submit([job(2)])
+    driver.pool.recall()
+    os.kill(child.pid, signal.SIGCONT)
+    driver.until(lambda: 1 in driver.outcomes())
+
+
 def test_a_job_that_must_be_alone_shares_its_child_with_none(start, tmp_path):
     """While it runs, its child is given nothing else."""
     driver = start(slots=1)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go), alone=True), job(2)])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     [child] = driver.pool._children.values()
     assert list(child.jobs) == [1]
     go.touch()
@@ -254,7 +285,7 @@ def test_recall_gives_back_what_has_not_begun(start, tmp_path):
     driver = start(slots=1)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
     driver.pool.submit([job(1, "append", file=str(ledger), until=str(go)), *(job(n) for n in range(2, 30))])
-    driver.until(ledger.exists)
+    driver.until(lambda: has_begun(ledger))
     driver.pool.recall()
     driver.events.extend(driver.pool.collect())
     assert {e.number for e in driver.events if isinstance(e, Returned)} == set(range(2, 30))

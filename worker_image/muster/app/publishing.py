@@ -1,7 +1,8 @@
 """From a call to a message: what `apply_async`, retries, links and chains all go through.
 
 Makes values only; `Muster.publish` and the executor see that they get to the broker. Header by header the
-message is what Celery's `celery/app/amqp.py` (`as_task_v2`) sends.
+message is what Celery's `celery/app/amqp.py` (`as_task_v2`) sends. Its properties have one more, which says
+when it was published.
 """
 
 import os
@@ -161,11 +162,11 @@ def draft(
         if "parent_id" not in options:
             parent_id = frame.request.id
 
+    now = time.time()
     eta_text, eta = None, 0.0
     expires_text, expiration_ms = None, None
     countdown, expires = get("countdown"), get("expires")
     if countdown or get("eta") or expires is not None:
-        now = time.time()
         if countdown:
             eta_text, eta = moment(countdown, now)
         elif get("eta"):
@@ -231,6 +232,7 @@ def draft(
         priority=priority,
         reply_to=get("reply_to") or "",
         expiration_ms=expiration_ms,
+        published_at=int(now),  # AMQP's type: a fraction could not be moved on to a broker that speaks it
     )
     return Draft(task_id, Publication(queue, raw, priority, eta), headers, body)
 

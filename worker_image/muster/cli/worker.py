@@ -107,7 +107,7 @@ _COUNT = Form("number", quantities.count)
 @click.option(
     "--autoscale",
     type=Form("most,fewest", read_autoscale),
-    help="As -c MOST: the number of workers follows the load, not the slots of one.",
+    help="Tasks at once follow the load between these; -c says how many in the beginning.",
 )
 @click.option(
     "--time-limit", "time_limit_seconds", type=_DURATION, help="The process that runs a task is killed."

@@ -113,6 +113,7 @@ class Pool(Protocol):
     """A set of slots that run tasks."""
 
     slots: int
+    """How many tasks may run at once now."""
 
     def load(self) -> bytes:
         """Load the application and return its greeting. Raises ConfigurationError when it cannot be."""
@@ -125,6 +126,9 @@ class Pool(Protocol):
 
     def room(self, depth: int) -> int:
         """Return how many more jobs may be submitted when each slot may hold `depth` of them."""
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on. More are made at once; fewer: what was submitted still runs."""
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Hand jobs over; they are run in order, spread over the slots."""

@@ -17,6 +17,9 @@ class SoloPool(InProcessPool):
         self._begin(settings, notify)
         self.slots = 1
 
+    def resize(self, slots: int) -> None:
+        """Stay as it is: one thread is one slot, and a worker with bounds is refused."""
+
     def serve(self) -> None:
         """Run tasks in the calling thread until the pool is stopped."""
         self._serve()

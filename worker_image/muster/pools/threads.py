@@ -3,6 +3,7 @@
 Python threads cannot be killed: hard time limits do not hold here (prefork's do), and the worker says so.
 """
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -34,6 +35,8 @@ class InProcessPool:
         self._starts: dict[int, float] = {}
         """Running job → when it started (monotonic)."""
         self._alone = False
+        self._surplus = 0
+        """How many slots are to end, each when it is next free."""
         self._stopping = False
 
     def load(self) -> bytes:
@@ -70,7 +73,7 @@ class InProcessPool:
             self._report(job, outcome)
 
     def _may_take(self) -> bool:
-        if self._stopping:
+        if self._stopping or self._surplus:
             return True
         if not self._jobs or self._alone:
             return False
@@ -81,6 +84,9 @@ class InProcessPool:
             if not self._may_take():
                 self._changed.wait_for(self._may_take)
             if self._stopping:
+                return None
+            if self._surplus:
+                self._surplus -= 1
                 return None
             job = self._jobs.popleft()
             self._alone = job.alone
@@ -124,7 +130,7 @@ class InProcessPool:
         """Return when to be called again: a long job among short ones gets those behind it taken back."""
         now = time.monotonic()
         with self._changed:
-            if len(self._starts) == self.slots and self._jobs:
+            if len(self._starts) >= self.slots and self._jobs:
                 if min(now - start for start in self._starts.values()) > 0.02:  # every slot is stuck
                     self._events.extend(Returned(job.number) for job in self._jobs)
                     self._jobs.clear()
@@ -141,9 +147,25 @@ class InProcessPool:
 class ThreadsPool(InProcessPool):
     """Each slot is a thread."""
 
+    def __init__(self, load: LoadExecutor) -> None:
+        super().__init__(load)
+        self._numbers = itertools.count()
+
     def start(self, settings: PoolSettings, notify: Callable[[], None]) -> None:
         """Start the threads."""
         self._begin(settings, notify)
-        for number in range(settings.slots):
+        self._make(settings.slots)
+
+    def _make(self, slots: int) -> None:
+        for _ in range(slots):
             # daemons: a task that never ends must not keep a process that has been told to leave
-            threading.Thread(target=self._serve, name=f"slot {number}", daemon=True).start()
+            threading.Thread(target=self._serve, name=f"slot {next(self._numbers)}", daemon=True).start()
+
+    def resize(self, slots: int) -> None:
+        """Start threads, or have as many end as are too many, each after the task that it runs."""
+        with self._changed:
+            ending = self._surplus + self.slots - slots
+            self.slots = slots
+            self._surplus = max(0, ending)
+            self._changed.notify_all()
+        self._make(-ending)

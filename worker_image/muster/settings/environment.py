@@ -7,7 +7,7 @@ operator leaves them out of its values and refers to the Secret instead. An empt
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,14 @@ from muster.errors import ConfigurationError
 from muster.settings import quantities
 
 Prefetch: TypeAlias = int | Literal["Auto"]
+
+SOLO_IS_ONE: Final = (
+    "a solo worker runs one task at a time: leave concurrency and autoscale out, or choose another type"
+)
+AUTOSCALE_BEGINS_WITHIN: Final = (
+    "concurrency is where autoscale begins: it must lie between autoscale.min and autoscale.max"
+)
+"""What manifests and workers are told alike."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -55,6 +63,7 @@ class WorkerEnvironment:
     concurrency: int | None = None
     autoscale: tuple[int, int] | None = None
     """(most, fewest)"""
+    autoscale_keepalive_seconds: float | None = None
     max_tasks_per_child: int | None = None
     max_memory_per_child_bytes: int | None = None
     max_age_seconds: float | None = None
@@ -160,7 +169,7 @@ def _text(
     return Variable(name=name, field=attribute, form=form, note=note, write=str, read=read, celery=celery)
 
 
-def _seconds(name: str, attribute: str, note: str) -> Variable:
+def _seconds(name: str, attribute: str, note: str, celery: str = "") -> Variable:
     return Variable(
         name=name,
         field=f"{attribute}_seconds",
@@ -168,6 +177,7 @@ def _seconds(name: str, attribute: str, note: str) -> Variable:
         note=note,
         write=_number,
         read=quantities.seconds,
+        celery=celery,
     )
 
 
@@ -212,7 +222,11 @@ VARIABLES: tuple[Variable, ...] = (
         read=_read_list,
     ),
     _text("MUSTER_POOL", "pool", "prefork, threads, solo, … or module:Class", "How tasks run at once."),
-    _count("MUSTER_CONCURRENCY", "concurrency", "Tasks at once. Absent: by pool and CPU limit."),
+    _count(
+        "MUSTER_CONCURRENCY",
+        "concurrency",
+        "Tasks at once; where MUSTER_AUTOSCALE begins. Absent: by pool and CPU limit, or the fewest.",
+    ),
     Variable(
         name="MUSTER_AUTOSCALE",
         field="autoscale",
@@ -220,6 +234,12 @@ VARIABLES: tuple[Variable, ...] = (
         note="Bounds of the slots inside the worker, in the order of Celery's --autoscale.",
         write=_write_list,
         read=read_autoscale,
+    ),
+    _seconds(
+        "MUSTER_AUTOSCALE_KEEPALIVE",
+        "autoscale_keepalive",
+        "Slots that were not needed for so long are given back.",
+        celery="AUTOSCALE_KEEPALIVE",
     ),
     _count("MUSTER_MAX_TASKS_PER_CHILD", "max_tasks_per_child", "A child is replaced after so many tasks."),
     Variable(

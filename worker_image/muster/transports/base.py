@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from muster.core.age import Age
 from muster.core.effects import Publication, StoredResult
 from muster.core.rate import Rate
 
@@ -135,13 +136,18 @@ class Ticked(msgspec.Struct, kw_only=True):
     revoked: Sequence[str] = ()
     gone: Sequence[str] = ()
     """Tags whose lease was no longer ours to renew."""
+    ready: bool = False
+    """Whether a message waits in one of our queues: the watch may have missed it."""
 
 
 class Watch(Protocol):
     """Waits for messages in the background, taking none."""
 
     def arm(self) -> None:
-        """Call `notify` once, as soon as a message waits in one of the queues (or now, if one does)."""
+        """Call `notify` once, as soon as a message waits in one of the queues (or now, if one does).
+
+        It may miss what comes with a priority that nobody used before; the next `tick` tells of that.
+        """
 
     def close(self) -> None:
         """Stop waiting."""
@@ -190,8 +196,9 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     """All messages that wait for an ETA."""
     dead: int
-    newest_id: str = ""
-    """Identifies the message that entered last, for tracking ages; empty when none is ready."""
+    oldest: Age | None = None
+    """How long the message has waited that waits longest, of those that come next in each priority list.
+    Where they do not tell, only an observer that has read the queue before knows."""
 
 
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +215,9 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 class Observer(Protocol):
     """Reads a broker for the operator, `muster dev` and people; sends control messages."""
+
+    dead_letters: Mapping[str, str]
+    """Queue → its dead-letter place, by default `<queue>.dead`; may be set anew between two calls."""
 
     def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
         """Return the depth of each queue, in one round trip."""

@@ -55,7 +55,7 @@ def same_database(one: str, other: str) -> bool:
     """Whether two URLs name one database, so that one transaction covers both."""
     if _scheme(one) == "sqlite" or urlsplit(other).scheme == "sqlite":
         return one == other
-    from muster.transports.redis import place_of
+    from muster.redis_client import place_of
 
     return urlsplit(other).scheme == urlsplit(one).scheme and place_of(one) == place_of(other)
 

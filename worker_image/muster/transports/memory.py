@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from muster.core.age import age, greatest
 from muster.core.effects import Publication, StoredResult
 from muster.core.rate import Pace, ask
 from muster.transports.base import (
@@ -289,10 +290,11 @@ class MemoryBroker:
                 self._reports.setdefault(transport.pool, {})[transport.worker] = (now, tick.report)
             commands = self._mailboxes.pop(transport.worker, [])
             revoked = [task_id for task_id, at in self._revoked.items() if at > tick.revoked_after]
+            ready = any(any(self._queue(name).ready.values()) for name in transport.queues)
             watches = self._woken()
         for watch in watches:
             watch.fire()
-        return Ticked(now=now, next_eta=next_eta, commands=commands, revoked=revoked, gone=gone)
+        return Ticked(now=now, next_eta=next_eta, commands=commands, revoked=revoked, gone=gone, ready=ready)
 
     def _reconcile(self, transport: "MemoryTransport", ours: set[str]) -> None:
         """Give back, as it came, what stands under a worker's name and is not in its hands."""
@@ -333,16 +335,16 @@ class MemoryBroker:
     def _depth(self, name: str, dead_letter: str, now: float, horizon_seconds: float) -> QueueDepth:
         queue = self._queue(name)
         held = [held for held in self._held.values() if held.message.queue == name]
-        places = [place for heap in queue.ready.values() for place, _ in heap]
+        heaps = [heap for heap in queue.ready.values() if heap]
         return QueueDepth(
-            ready=len(places),
+            ready=sum(map(len, heaps)),
             claimed=sum(not one.running for one in held),
             running=sum(one.running for one in held),
             expired=sum(one.deadline <= now for one in held),
             due=sum(eta <= now + horizon_seconds for eta, _, _ in queue.waiting),
             waiting=len(queue.waiting),
             dead=len(self._dead.get(dead_letter, ())),
-            newest_id=str(max(places)) if places else "",
+            oldest=greatest(age(heap[0][1].raw, None, now) for heap in heaps),
         )
 
 
@@ -445,7 +447,7 @@ class MemoryObserver:
 
     def __init__(self, broker: MemoryBroker, dead_letters: Mapping[str, str]) -> None:
         self._broker = broker
-        self._dead_letters = dead_letters
+        self.dead_letters = dead_letters
 
     def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
         """Return the depth of each queue."""
@@ -453,7 +455,7 @@ class MemoryObserver:
         with broker._lock:
             now = broker._clock()
             return {
-                name: broker._depth(name, self._dead_letters.get(name, f"{name}.dead"), now, horizon_seconds)
+                name: broker._depth(name, self.dead_letters.get(name, f"{name}.dead"), now, horizon_seconds)
                 for name in queues
             }
 

@@ -8,22 +8,21 @@ Facts that shaped it: `BLMOVE q q RIGHT RIGHT` waits for a message and takes non
 score in the future lets a message wait for its ETA.
 """
 
+import hashlib
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from muster.core.age import Age, Track, age, follow, greatest
 from muster.core.effects import Publication
-from muster.errors import BrokerRefused, BrokerUnavailable
+from muster.redis_client import SOCKET_TIMEOUT_SECONDS, new_client, outage, place_of
 from muster.transports.base import (
     Delivery,
     QueueDepth,
@@ -35,18 +34,19 @@ from muster.transports.base import (
     Turn,
     Turned,
 )
-from muster.wire.errors import MalformedMessage
 from muster.wire.keys import PRIORITY_STEPS, RedisKeys, priority_step
 from muster.wire.lua import fragment
-from muster.wire.message import peek
 
-SOCKET_TIMEOUT_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 5.0
 """How long one blocking wait lasts: an idle queue costs a command each time."""
 FOREIGN_SECONDS: Final = 60.0
 """How often the claims of Celery's workers are looked at."""
+RESTED_SECONDS: Final = 1.0
 MAX_CLAIM: Final = 1000
 """Lua cannot unpack more than some 8,000 values at once."""
+TRACKED_MOST: Final = 100_000
+"""How many messages that have entered between two readings are counted; behind more of them the age of the
+oldest is tracked anew. Counting costs the server what their entering has cost, or less."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -60,6 +60,19 @@ end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 7 * 86400)
 """
 
+# claims that are not ours and older than a time: {tag, score, entry, …}
+_OLD_CLAIMS: Final = """
+local found = {}
+local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, 100)
+for i = 1, #old, 2 do
+  local entry = string.sub(old[i], 1, 7) ~= 'muster:' and redis.call('HGET', KEYS[2], old[i])
+  if entry then
+    for _, value in ipairs({old[i], old[i + 1], entry}) do found[#found + 1] = value end
+  end
+end
+return found
+"""
+
 
 def _script(name: str, *fragments: str) -> str:
     own = files(__package__).joinpath("lua")
@@ -68,78 +81,127 @@ def _script(name: str, *fragments: str) -> str:
     )
 
 
-@contextmanager
-def outage(place: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours. `place` names the server without a password."""
-    try:
-        yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise BrokerRefused(f"Redis at {place} refuses our credentials: {error}") from error
-    except redis.ResponseError as error:
-        if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            raise BrokerRefused(f"Redis at {place} refuses our credentials: {error}") from error
-        raise BrokerUnavailable(f"Redis at {place} answers with an error: {error}") from error
-    except (redis.RedisError, OSError) as error:
-        raise BrokerUnavailable(f"Redis at {place} cannot be reached: {error}") from error
+class _Own:
+    """What one process has of a server; nothing is connected before it is used."""
 
-
-def place_of(url: str) -> str:
-    """Return host, port and database of a Redis URL, without user and password."""
-    options: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
-    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return f"{where}/{options.get('db', 0)}"
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.connection: Any = client.connection_pool.make_connection()
+        self.used_at = 0.0
+        self.lock = threading.Lock()
+        """Held while the connection has a question open."""
 
 
 class Server:
-    """One connection to one Redis database, with our scripts. Reconnects by itself; survives a fork."""
+    """One Redis database with our scripts, for any thread. Reconnects by itself; survives a fork.
+
+    What every task costs goes by `call` over one connection of ours: redis-py's client adds three times as
+    much to a round trip as its connection does. All else goes by `client`.
+    """
 
     def __init__(self, url: str, keys: RedisKeys, options: dict[str, Any] | None = None) -> None:
         self.url = url
         self.keys = keys
         self.place = place_of(url)
         self._options = options or {}
-        self._client: redis.Redis | None = None
-        self._pid = 0
+        self._owned: dict[int, _Own] = {}
         self._scripts: dict[str, tuple[str, str]] = {}
 
     def new_client(self, **changes: Any) -> redis.Redis:
-        """Return a client of its own, which never retries by itself: what to repeat is ours to decide."""
-        settings = {
-            "socket_timeout": SOCKET_TIMEOUT_SECONDS,
-            "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
-            "retry": Retry(NoBackoff(), 0),
-            # a Unix socket has no use for keepalive, and redis-py's connection for it no word
-            **({} if self.url.startswith("unix:") else {"socket_keepalive": True}),
-            **self._options,
-            **changes,
-        }
-        return redis.Redis.from_url(self.url, **settings)
+        """Return a client of its own."""
+        return new_client(self.url, **{**self._options, **changes})
+
+    @property
+    def _own(self) -> _Own:
+        pid = os.getpid()
+        own = self._owned.get(pid)
+        if own is None:
+            # of two threads at once one wins, without a lock, which a fork might leave locked
+            own = self._owned.setdefault(pid, _Own(self.new_client()))
+            for other in [other for other in self._owned if other != pid]:
+                self._owned.pop(other, None)
+        return own
 
     @property
     def client(self) -> redis.Redis:
-        """The connection of this process; a child after a fork gets one of its own."""
-        if self._client is None or self._pid != os.getpid():
-            self._client = self.new_client()
-            self._pid = os.getpid()
-        return self._client
+        """The client of this process; a child after a fork gets one of its own."""
+        return self._own.client
+
+    def call(self, *words: Any) -> Any:
+        """Send one command and return its answer as it came. Raises redis-py's errors."""
+        own = self._own
+        connection = own.connection
+        with own.lock:
+            now = time.monotonic()
+            if now - own.used_at > RESTED_SECONDS:
+                _drop_if_closed(connection)
+            own.used_at = now
+            try:
+                connection.send_command(*words)
+                return connection.read_response()
+            except redis.ResponseError:
+                raise
+            except BaseException:  # interrupted between the two, its answer would be taken for the next one's
+                connection.disconnect()
+                raise
 
     def run(self, name: str, args: Any, *fragments: str) -> Any:
         """Run one of our scripts."""
+        text, sha = self._script(name, *fragments)
+        argv = self._argv(args)
+        try:
+            return self.call("EVALSHA", sha, 0, *argv)
+        except redis.exceptions.NoScriptError:  # new to this server, or to this life of it
+            return self.call("EVAL", text, 0, *argv)
+
+    def run_each(self, name: str, calls: Iterable[tuple[Any, Sequence[bytes]]]) -> list[Any]:
+        """Run one of our scripts for each (args, further ARGV), in one round trip; it may change nothing.
+
+        Others have their turn between two of them.
+        """
+        text, sha = self._script(name)
+        argvs = [(*self._argv(args), *more) for args, more in calls]
+        replies = self._evalsha_each(sha, argvs)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            self.client.script_load(text)
+            replies = self._evalsha_each(sha, argvs)
+        for reply in replies:
+            if isinstance(reply, redis.RedisError):  # as it is: a pipeline's own would quote all of ARGV
+                raise reply
+        return replies
+
+    def _evalsha_each(self, sha: str, argvs: Sequence[tuple[Any, ...]]) -> list[Any]:
+        pipeline = self.client.pipeline(transaction=False)
+        for argv in argvs:
+            pipeline.evalsha(sha, 0, *argv)
+        return pipeline.execute(raise_on_error=False)
+
+    def _script(self, name: str, *fragments: str) -> tuple[str, str]:
+        """Return a script and the name that Redis gives it."""
         if name not in self._scripts:
             text = _script(name, *fragments)
-            self._scripts[name] = (text, self.client.script_load(text))
-        text, sha = self._scripts[name]
-        argv = (self.keys.prefix, self.keys.unacked, self.keys.unacked_index, _pack(args))
-        try:
-            return self.client.evalsha(sha, 0, *argv)
-        except redis.exceptions.NoScriptError:  # the server was restarted, or its scripts flushed
-            return self.client.eval(text, 0, *argv)
+            self._scripts[name] = (text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        return self._scripts[name]
+
+    def _argv(self, args: Any) -> tuple[str | bytes, ...]:
+        return self.keys.prefix, self.keys.unacked, self.keys.unacked_index, _pack(args)
 
     def close(self) -> None:
-        """Give up the connection."""
-        if self._client is not None and self._pid == os.getpid():
-            self._client.close()
-        self._client = None
+        """Give up the connections."""
+        own = self._owned.pop(os.getpid(), None)
+        if own is not None:
+            own.connection.disconnect()
+            own.client.close()
+
+
+def _drop_if_closed(connection: Any) -> None:
+    """See to it that a connection which the server has closed meanwhile is made anew by the next command."""
+    try:
+        closed = connection.can_read(0)  # nothing was asked, so all there is to read is the end
+    except (redis.RedisError, OSError):
+        closed = True
+    if closed:
+        connection.disconnect()
 
 
 def _tag(publication: Publication) -> str:
@@ -231,8 +293,7 @@ class RedisTransport:
             queue = self._queues[abs(index) - 1]
             tag = f"muster:{step.decode()}:{self._worker}:{first + (position - 4) // 3}"
             deliveries.append(Delivery(tag, queue, raw, index > 0))
-            if step != b"0" and self._watch is not None:
-                self._watch.add(self._server.keys.queue(queue, int(step)))
+            self._watch_step(queue, step)
         return Turned(
             settled=[bit == 49 for bit in reply[1]],
             started=[bit == 49 for bit in reply[2]],
@@ -240,6 +301,11 @@ class RedisTransport:
             deliveries=deliveries,
             now=float(reply[0]),
         )
+
+    def _watch_step(self, queue: str, step: bytes) -> None:
+        """Watch a priority's list from its first message on: most are never used, and each costs a wait."""
+        if step != b"0" and self._watch is not None:
+            self._watch.add(self._server.keys.queue(queue, int(step)))
 
     def _settlement(self, settlement: Settlement) -> tuple[Any, ...]:
         result: tuple[Any, ...] = ()
@@ -282,16 +348,19 @@ class RedisTransport:
             self._first,
         )
         with outage(self._server.place):
-            now, next_eta, commands, revoked, gone = self._server.run("tick", args)
+            now, next_eta, commands, revoked, gone, steps = self._server.run("tick", args)
             if time.monotonic() >= self._foreign_at:
                 self._foreign_at = time.monotonic() + FOREIGN_SECONDS
                 self.restore_foreign(float(now))
+        for index, step in zip(*[iter(steps)] * 2, strict=True):
+            self._watch_step(self._queues[index - 1], step)
         return Ticked(
             now=float(now),
             next_eta=float(next_eta) if next_eta else None,
             commands=commands,
             revoked=[task_id.decode() for task_id in revoked],
             gone=[tag.decode() for tag in gone],
+            ready=bool(steps),
         )
 
     def restore_foreign(self, now: float) -> int:
@@ -300,19 +369,18 @@ class RedisTransport:
         Its own workers do the same (kombu's `restore_visible`); this is for when the last of them is gone.
         Only queues that we consume are looked at, and our own claims, which have leases, are not.
         """
-        client, keys = self._server.client, self._server.keys
-        old: Any = client.zrangebyscore(
-            keys.unacked_index, "-inf", now - self._visibility_timeout, start=0, num=100, withscores=True
+        keys = self._server.keys
+        old = self._server.call(
+            "EVAL", _OLD_CLAIMS, 2, keys.unacked_index, keys.unacked, now - self._visibility_timeout
         )
         restored = 0
-        for tag, score in old:
-            entry: Any = None if tag.startswith(b"muster:") else client.hget(keys.unacked, tag)
-            found = None if entry is None else _redelivered(entry)
+        for tag, score, entry in zip(*[iter(old)] * 3, strict=True):
+            found = _redelivered(entry)
             if found is None or found[0] not in self._queues:
                 continue
             queue, priority, message = found
             target = keys.queue(queue, priority_step(priority))
-            restored += self._server.run("restore", (tag.decode(), f"{score:.17g}", target, message))
+            restored += self._server.run("restore", (tag.decode(), score.decode(), target, message))
         return restored
 
     def watch(self, notify: Callable[[], None]) -> "RedisWatch":
@@ -389,14 +457,10 @@ class RedisPublisher:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """Put messages into their queues: one variadic push for each list, a script when some must wait."""
-        if self._pid != os.getpid():  # a lock held by another thread of the parent stays locked in a child
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        with self._lock, outage(self._server.place):
+        with outage(self._server.place):
             if any(publication.eta for publication in publications):
                 self._server.run("publish", [publication_args(publication) for publication in publications])
                 return
@@ -406,7 +470,7 @@ class RedisPublisher:
                 lists.setdefault(key, []).append(publication.raw)
             if len(lists) == 1:
                 [(key, raws)] = lists.items()
-                self._server.client.lpush(key, *raws)
+                self._server.call("LPUSH", key, *raws)
                 return
             pipeline = self._server.client.pipeline(transaction=True)
             for key, raws in lists.items():
@@ -423,43 +487,62 @@ class RedisObserver:
 
     def __init__(self, server: Server, dead_letters: dict[str, str] | None = None) -> None:
         self._server = server
-        self._dead = dead_letters or {}
+        self.dead_letters: Mapping[str, str] = dead_letters or {}
+        self._tracks: dict[tuple[str, int], Track] = {}
+        """By queue and priority step, of the lists that were not empty when they were read last."""
 
     def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
-        """Return the depth of each queue: two round trips, one for the time."""
-        keys = self._server.keys
-        with outage(self._server.place):
-            seconds, micros = self._server.client.time()
-            now = seconds + micros / 1e6
-            pipeline = self._server.client.pipeline(transaction=False)
-            for queue in queues:
-                for key in keys.queues(queue):
-                    pipeline.llen(key)
-                eta = keys.eta(queue)
-                for lease_set in (keys.claimed(queue), keys.running(queue)):
-                    pipeline.zcard(lease_set)
-                    pipeline.zcount(lease_set, "-inf", now)
-                pipeline.zcount(eta, "-inf", now + horizon_seconds)
-                pipeline.zcard(eta)
-                pipeline.xlen(keys.dead(self._dead.get(queue, f"{queue}.dead")))
-                pipeline.lindex(keys.queue(queue), 0)
-            replies = pipeline.execute()
-        width = len(PRIORITY_STEPS) + 8
-        depths = {}
-        for position, queue in enumerate(queues):
-            part = replies[position * width : (position + 1) * width]
-            claimed, dead_claims, running, dead_runs, due, waiting, dead, newest = part[len(PRIORITY_STEPS) :]
-            depths[queue] = QueueDepth(
-                ready=sum(part[: len(PRIORITY_STEPS)]),
-                claimed=claimed,
-                running=running,
-                expired=dead_claims + dead_runs,
-                due=due,
-                waiting=waiting,
-                dead=dead,
-                newest_id=_id_of(newest),
+        """Return the depth of each queue, in one round trip."""
+        calls = [
+            (
+                (queue, self.dead_letters.get(queue, f"{queue}.dead"), horizon_seconds, TRACKED_MOST),
+                [self._newest(queue, step) for step in PRIORITY_STEPS],
             )
-        return depths
+            for queue in queues
+        ]
+        if not calls:
+            return {}
+        with outage(self._server.place):
+            replies = self._server.run_each("depth", calls)
+        return {queue: self._depth(queue, *reply) for queue, reply in zip(queues, replies, strict=True)}
+
+    def _newest(self, queue: str, step: int) -> bytes:
+        track = self._tracks.get((queue, step))
+        return track.newest if track is not None else b""
+
+    def _depth(self, queue: str, now: bytes, counts: Sequence[int], lists: Sequence[Any]) -> QueueDepth:
+        claimed, dead_claims, running, dead_runs, due, waiting, dead = counts
+        ages = [
+            self._age(queue, step, float(now), *seen)
+            for step, seen in zip(PRIORITY_STEPS, lists, strict=True)
+        ]
+        return QueueDepth(
+            ready=sum(seen[0] for seen in lists),
+            claimed=claimed,
+            running=running,
+            expired=dead_claims + dead_runs,
+            due=due,
+            waiting=waiting,
+            dead=dead,
+            oldest=greatest(ages),
+        )
+
+    def _age(
+        self,
+        queue: str,
+        step: int,
+        now: float,
+        length: int,
+        newest: bytes | None,
+        oldest: bytes | None,
+        behind: int | None,
+    ) -> Age | None:
+        before = self._tracks.pop((queue, step), None)
+        if newest is None or oldest is None:
+            return None
+        track = follow(before, newest=newest, length=length, behind=behind, now=now)
+        self._tracks[queue, step] = track
+        return age(oldest, track, now)
 
     def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
         """Return (age in seconds, report) of the pool's workers."""
@@ -534,12 +617,3 @@ def _redelivered(entry: bytes) -> tuple[str, int, str] | None:
     if exchange:
         return None
     return routing_key, priority, msgspec.json.encode(message).decode()
-
-
-def _id_of(raw: bytes | None) -> str:
-    if raw is None:
-        return ""
-    try:
-        return peek(raw).id
-    except MalformedMessage:
-        return ""

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from muster.core.age import age, greatest
 from muster.core.effects import Publication
 from muster.core.rate import Pace, Rate, ask
 from muster.embedded import Database, clean, path_of, store_results
@@ -95,6 +96,13 @@ def _back_with_loss(connection: sqlite3.Connection, rows: Iterable[tuple[int, by
 
 def _wait_until(connection: sqlite3.Connection, row: int, eta: float) -> None:
     connection.execute("UPDATE messages SET state = 3, until = ?, worker = '' WHERE id = ?", (eta, row))
+
+
+def _is_ready(connection: sqlite3.Connection, queue: str) -> bool:
+    found = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM messages WHERE queue = ? AND state = 0)", (queue,)
+    )
+    return bool(found.fetchone()[0])
 
 
 class SQLiteTransport:
@@ -271,6 +279,7 @@ class SQLiteTransport:
             if tick.reconcile:
                 self._reconcile(connection, {_key(tag, queue) for queue, tag in tick.renew})
             etas = []
+            ready = False
             for queue in self._queues:
                 self._end_leases(connection, queue, now)
                 connection.execute(
@@ -282,6 +291,7 @@ class SQLiteTransport:
                 )
                 if eta is not None:
                     etas.append(eta)
+                ready = ready or _is_ready(connection, queue)
             if tick.report is not None:
                 connection.execute(
                     "INSERT OR REPLACE INTO reports (pool, worker, at, report) VALUES (?, ?, ?, ?)",
@@ -297,6 +307,7 @@ class SQLiteTransport:
                 commands=[control for _, control in sorted(commands)],
                 revoked=[task_id for (task_id,) in revoked],
                 gone=gone,
+                ready=ready,
             )
             if now >= self._clean_at:
                 clean(connection, now)
@@ -440,7 +451,7 @@ class SQLiteObserver:
     def __init__(self, url: str, dead_letters: Mapping[str, str], clock: Clock = time.time) -> None:
         """Raise ConfigurationError for a URL that names no file."""
         self._database = Database(path_of(url))
-        self._dead_letters = dict(dead_letters)
+        self.dead_letters = dead_letters
         self._clock = clock
 
     def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
@@ -452,9 +463,16 @@ class SQLiteObserver:
     def _depth(
         self, connection: sqlite3.Connection, queue: str, now: float, horizon_seconds: float
     ) -> QueueDepth:
-        [(ready, newest)] = connection.execute(
-            "SELECT count(*), max(id) FROM messages WHERE queue = ? AND state = 0", (queue,)
+        [(ready,)] = connection.execute(
+            "SELECT count(*) FROM messages WHERE queue = ? AND state = 0", (queue,)
         )
+        fronts = [
+            connection.execute(
+                "SELECT raw FROM messages WHERE queue = ? AND step = ? AND state = 0 ORDER BY id LIMIT 1",
+                (queue, step),
+            ).fetchone()
+            for step in PRIORITY_STEPS
+        ]
         [(held, running, expired)] = connection.execute(
             """SELECT count(*), total(state = 2), total(until <= ?) FROM messages
             WHERE queue = ? AND state IN (1, 2)""",
@@ -466,7 +484,7 @@ class SQLiteObserver:
         )
         [(dead,)] = connection.execute(
             "SELECT count(*) FROM dead_letters WHERE place = ?",
-            (self._dead_letters.get(queue, f"{queue}.dead"),),
+            (self.dead_letters.get(queue, f"{queue}.dead"),),
         )
         return QueueDepth(
             ready=ready,
@@ -476,7 +494,7 @@ class SQLiteObserver:
             due=int(due),
             waiting=waiting,
             dead=dead,
-            newest_id="" if newest is None else str(newest),
+            oldest=greatest(age(front[0], None, now) for front in fronts if front),
         )
 
     def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:

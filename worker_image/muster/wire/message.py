@@ -59,7 +59,21 @@ class _FullEnvelope(msgspec.Struct):
     losses: int = msgspec.field(name=LOSSES_FIELD, default=0)
 
 
+class _Due(msgspec.Struct):
+    eta: str | None = None
+
+
+class _Stamp(msgspec.Struct):
+    timestamp: float | None = None
+
+
+class _Waits(msgspec.Struct):
+    headers: _Due = msgspec.field(default_factory=_Due)
+    properties: _Stamp = msgspec.field(default_factory=_Stamp)
+
+
 _decode_peek = msgspec.json.Decoder(_Envelope).decode
+_decode_waits = msgspec.json.Decoder(_Waits).decode
 _decode_full = msgspec.json.Decoder(_FullEnvelope).decode
 _encode = msgspec.json.Encoder().encode
 _Read = TypeVar("_Read")
@@ -162,6 +176,19 @@ def peek(raw: bytes) -> Peek:
     )
 
 
+def waits_since(raw: bytes) -> float | None:
+    """Return since when a message waits to be run, Unix seconds: since it was published, or its ETA came.
+
+    None for one that does not say when it was published, as Celery's do not, and for what cannot be read.
+    """
+    try:
+        found = _read(_decode_waits, _Waits, raw)
+        published, due = found.properties.timestamp, timestamp(found.headers.eta)
+    except MalformedMessage:
+        return None
+    return None if published is None else max(published, due or 0.0)
+
+
 def _head_with_body(envelope: _Envelope) -> _Head:
     """Return the head of protocol 1, or of the hybrid: for old clients only, it costs another decoding."""
     if envelope.content_type != "application/json":
@@ -248,8 +275,14 @@ def pack(
     priority: int = 0,
     reply_to: str = "",
     expiration_ms: int | None = None,
+    published_at: int | None = None,
 ) -> bytes:
-    """Return a message as kombu's virtual transports store it; `body` is JSON `[args, kwargs, embed]`."""
+    """Return a message as kombu's virtual transports store it; `body` is JSON `[args, kwargs, embed]`.
+
+    `published_at` (Unix seconds) becomes AMQP's own property for it. kombu keeps what stands there and
+    Celery ignores it, where a header would pass for one of the user's: `Task.request` would show it, and a
+    retry by a Celery worker would carry it on.
+    """
     properties: dict[str, Any] = {
         "correlation_id": task_id,
         "reply_to": reply_to,
@@ -261,6 +294,8 @@ def pack(
     }
     if expiration_ms is not None:
         properties["expiration"] = str(expiration_ms)
+    if published_at is not None:
+        properties["timestamp"] = published_at
     envelope = {
         "body": binascii.b2a_base64(body.encode(), newline=False).decode(),
         "content-encoding": "utf-8",

@@ -25,6 +25,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     pool_type: str
     queues: list[str]
     slots: int
+    """How many tasks can run at once; where autoscale changes that, at the most."""
     busy: int
     claimed: int
     """Messages in hand that have not started."""

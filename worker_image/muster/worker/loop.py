@@ -23,6 +23,7 @@ import msgspec
 
 from muster import exceptions
 from muster.core.admission import Admission, Bury, Defer, Discard, Run, admit, limits
+from muster.core.autoscale import Bounds, Size, resize, slots_needed
 from muster.core.effects import StoredResult
 from muster.core.policy import Policy
 from muster.core.prefetch import depth, estimate
@@ -73,6 +74,8 @@ class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 16 * 1024 * 1024
     max_depth: int = 0
     """How many messages a slot may hold at most; 0: what `core.prefetch` allows."""
+    autoscale: Bounds | None = None
+    """None: the pool stays as large as it was started."""
     retry_on_startup: bool = True
     """False: a broker that is away at the start ends the worker."""
     effective: Mapping[str, str] = {}
@@ -146,6 +149,8 @@ class WorkerLoop:
         self._next_number = 1
         self._estimate: float | None = None
         self._hungry = True
+        self._size: Size | None = None
+        """The size of a pool with bounds, once it was looked at."""
         self._paces: dict[str, Pace] = {}
         """Task → how far its rate in this worker is used up."""
         self._revoked: dict[str, None] = {}
@@ -222,6 +227,20 @@ class WorkerLoop:
         return not (self._held or self._settle or self._asked)
 
     @property
+    def slots(self) -> int:
+        """How many tasks can run at once, in a pool with bounds when it has grown to its most.
+
+        By this number the operator divides: else it would start workers before this one has grown.
+        """
+        bounds = self._settings.autoscale
+        return self._pool.slots if bounds is None else bounds.most
+
+    @property
+    def current_slots(self) -> int:
+        """How many slots the pool has now."""
+        return self._pool.slots
+
+    @property
     def busy(self) -> int:
         """How many tasks ran at the last look."""
         return self._busy
@@ -289,6 +308,7 @@ class WorkerLoop:
         if now >= self._check_at:
             self._check_at = now + self._pool.check()
             self._busy = len(self._pool.running())
+            self._autoscale()
         if self._given_back and not self.draining:
             room = self._pool.room(self._depth())
             self._submit([self._given_back.popleft() for _ in range(min(room, len(self._given_back)))])
@@ -384,6 +404,7 @@ class WorkerLoop:
             del self._revoked[next(iter(self._revoked))]
         if ticked.revoked:
             self._revoked_after = ticked.now
+        self._hungry = self._hungry or ticked.ready
         if ticked.gone:
             self._leases_gone(frozenset(ticked.gone))
         for command in ticked.commands:
@@ -441,7 +462,7 @@ class WorkerLoop:
             pid=os.getpid(),
             pool_type=settings.pool_type,
             queues=list(settings.queues),
-            slots=self._pool.slots,
+            slots=self.slots,
             busy=len(running),
             claimed=max(0, len(self._held) - len(running)),
             oldest_start_age_seconds=max((r.age_seconds for r in running), default=None),
@@ -458,12 +479,34 @@ class WorkerLoop:
         allowed = depth(self._estimate)
         return min(allowed, self._settings.max_depth) if self._settings.max_depth else allowed
 
+    def _room(self, depth: int) -> int:
+        """Return how many more jobs the pool could hold, in slots too that are yet to be made."""
+        room = self._pool.room(depth)
+        bounds = self._settings.autoscale
+        return room if bounds is None else room + depth * (bounds.most - self._pool.slots)
+
+    def _autoscale(self) -> None:
+        """Give a pool with bounds the size that our messages want. Called before they are handed over."""
+        bounds = self._settings.autoscale
+        if bounds is None:
+            return
+        now = self._clock()
+        size = self._size or Size(self._pool.slots, now)
+        long = sum(run.age_seconds >= BEHIND_SECONDS for run in self._pool.running())
+        needed = slots_needed(len(self._held), long=long, depth=self._depth())
+        self._size = resize(size, bounds, needed=needed, now=now)
+        if self._size.slots != size.slots:
+            logger.info("autoscale: %d slots, %d before", self._size.slots, size.slots)
+            self._pool.resize(self._size.slots)
+        if len(self._held) > self._size.slots:  # they share slots, which is wrong as soon as one is long
+            self._check_at = min(self._check_at, now + BEHIND_SECONDS)
+
     def _turn(self) -> bool:
         """Have one turn. Returns whether another one right away could bring more."""
         claim = 0
         consuming = not self.draining and len(self._settle) < MAX_UNSETTLED
         if consuming and self._hungry:
-            claim = max(0, self._pool.room(self._depth()) - len(self._waiting) - len(self._given_back))
+            claim = max(0, self._room(self._depth()) - len(self._waiting) - len(self._given_back))
         starting = self._to_start()
         if not (claim or starting or self._settle or self._asked):
             return False
@@ -520,6 +563,8 @@ class WorkerLoop:
             job = self._admit(delivery, now)
             if job is not None:
                 submit.append(job)
+        if turned.deliveries:
+            self._autoscale()
         if submit:
             self._submit(submit)
         if claim:
@@ -757,8 +802,8 @@ class WorkerLoop:
             task_logger.info("%s[%s] retry: %s", message.task, message.id, outcome.text)
         elif outcome.state == "IGNORED":
             task_logger.info("%s[%s] ignored", message.task, message.id)
-        else:
-            verb = {"FAILURE": "raised", "REQUEUED": "requeued"}.get(outcome.state, "rejected")
+        elif outcome.state != "FAILURE":  # that was logged where it was raised, with its traceback
+            verb = "requeued" if outcome.state == "REQUEUED" else "rejected"
             task_logger.error("%s[%s] %s: %s", message.task, message.id, verb, outcome.text)
 
     def _lost(self, lost: Lost) -> None:

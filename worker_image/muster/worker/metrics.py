@@ -30,10 +30,9 @@ _COUNTERS = {
 class WorkerCollector(Collector):
     """Turns one worker's counts into metrics."""
 
-    def __init__(self, loop: WorkerLoop, pool_name: str, slots: int) -> None:
+    def __init__(self, loop: WorkerLoop, pool_name: str) -> None:
         self._loop = loop
         self._pool = pool_name
-        self._slots = slots
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family."""
@@ -65,7 +64,8 @@ class WorkerCollector(Collector):
             dead.add_metric([self._pool, queue, reason], number)
         yield dead
         for name, text, value in (
-            ("slots", "How many tasks can run at once", self._slots),
+            ("slots", "How many tasks can run at once, with autoscale at the most", self._loop.slots),
+            ("current_slots", "How many slots there are now", self._loop.current_slots),
             ("busy_slots", "How many tasks run", self._loop.busy),
             ("connected", "1 while the broker can be reached", int(self._loop.connected)),
             ("draining", "1 while the worker drains", int(self._loop.draining)),

@@ -12,10 +12,18 @@ from enum import StrEnum
 from typing import Any
 
 from muster import settings
+from muster.core.autoscale import Bounds
 from muster.core.rate import read_rate
 from muster.errors import ConfigurationError
 from muster.settings import Settings
-from muster.settings.environment import DeadLetter, Prefetch, QueueLimits, WorkerEnvironment
+from muster.settings.environment import (
+    AUTOSCALE_BEGINS_WITHIN,
+    SOLO_IS_ONE,
+    DeadLetter,
+    Prefetch,
+    QueueLimits,
+    WorkerEnvironment,
+)
 from muster.settings.kinds import queue_names
 from muster.settings.urls import mask, parse_broker_url, parse_result_url, with_ca_file
 from muster.wire.keys import RESERVED_PREFIXES
@@ -104,6 +112,10 @@ class WorkerOptions:
     """Whether tasks' own limits and the default are left out."""
     pool: PoolType
     concurrency: int
+    """Tasks at once; with `autoscale` in the beginning."""
+    autoscale: tuple[int, int] | None
+    """(most, fewest) tasks at once; None: always as many."""
+    autoscale_keepalive_seconds: float
     max_tasks_per_child: int
     max_memory_per_child_bytes: int
     max_age_seconds: float
@@ -133,6 +145,14 @@ class WorkerOptions:
     def max_depth(self) -> int:
         """How many messages a slot may hold at most, the running one included; 0: by measured runtime."""
         return 0 if self.prefetch == "Auto" else self.prefetch + 1
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Between which the pool's size follows its load; None: it does not."""
+        if self.autoscale is None:
+            return None
+        most, fewest = self.autoscale
+        return Bounds(fewest, most, self.autoscale_keepalive_seconds)
 
     def with_application(self, application: Settings) -> "WorkerOptions":
         """Return the options with what the application says. Raises ConfigurationError as `resolve` does."""
@@ -168,8 +188,10 @@ def _shown(value: Any) -> str:
             return "true" if value else "false"
         case str():
             return mask(value) if "://" in value else value
+        case None:
+            return ""
         case tuple():
-            return ",".join(value)
+            return ",".join(map(str, value))
         case DeadLetter():
             return f"{value.name} ({value.max_length} for {value.max_age:g} s)"
         case Mapping():
@@ -219,6 +241,7 @@ APPLICATION_SETTINGS = (
     "worker_disable_rate_limits",
     "worker_pool",
     "worker_concurrency",
+    "muster_autoscale_keepalive",
     "worker_max_tasks_per_child",
     "worker_max_memory_per_child",
     "muster_max_age_per_child",
@@ -262,6 +285,7 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
     if not app:
         raise ConfigurationError("no application: say which with -A MODULE, or in MUSTER_APP")
     pool = _pool(pick("pool", setting="worker_pool"))
+    autoscale = pick("autoscale")
     hostname = node_name(pick("hostname", default=""), told.machine.host)
     queues = _queues(sources, told, said)
     broker_url = pick("broker_url", setting="broker_url", default="")
@@ -298,7 +322,11 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
         default_rate_limit=pick("default_rate_limit", setting="task_default_rate_limit", default=""),
         disable_rate_limits=pick("disable_rate_limits", setting="worker_disable_rate_limits"),
         pool=pool,
-        concurrency=_concurrency(sources, pool, told.machine.cpus),
+        concurrency=_concurrency(sources, pool, autoscale, told.machine.cpus),
+        autoscale=autoscale,
+        autoscale_keepalive_seconds=pick(
+            "autoscale_keepalive_seconds", setting="muster_autoscale_keepalive", default=30.0
+        ),
         max_tasks_per_child=pick("max_tasks_per_child", setting="worker_max_tasks_per_child", default=0),
         max_memory_per_child_bytes=_memory(sources, said),
         max_age_seconds=pick("max_age_seconds", setting="muster_max_age_per_child", default=0.0),
@@ -340,12 +368,16 @@ def _pool(name: str) -> PoolType:
         raise ConfigurationError(f"there is no pool {name!r}: use prefork, threads or solo") from None
 
 
-def _concurrency(sources: _Sources, pool: PoolType, cpus: int) -> int:
-    said: int | None = sources.pick("concurrency")
-    if said is None:
-        bounds: tuple[int, int] | None = sources.pick("concurrency", option="autoscale")
-        # how many slots a worker has stays as it is: its pool grows and shrinks by workers
-        said = bounds[0] if bounds else sources.pick("concurrency", setting="worker_concurrency")
+def _concurrency(sources: _Sources, pool: PoolType, autoscale: tuple[int, int] | None, cpus: int) -> int:
+    if autoscale is not None:
+        if pool is PoolType.SOLO:
+            raise ConfigurationError(SOLO_IS_ONE)
+        most, fewest = autoscale
+        begin: int = sources.pick("concurrency", default=fewest)
+        if not fewest <= begin <= most:
+            raise ConfigurationError(AUTOSCALE_BEGINS_WITHIN)
+        return begin
+    said: int | None = sources.pick("concurrency", setting="worker_concurrency")
     if said is not None and said < 1:
         raise ConfigurationError(f"concurrency is {said}: it must be 1 or more")
     if pool is PoolType.SOLO:

@@ -164,10 +164,10 @@ def run(options: WorkerOptions, *, connect: Connect = connect) -> int:
         with _serving_health(options, loop):
             pool.start(_pool_settings(options), loop.wake)
             logger.info(
-                "%s ready: %s with %d slots, queues %s, %d tasks, broker %s",
+                "%s ready: %s with %s slots, queues %s, %d tasks, broker %s",
                 options.hostname,
                 options.pool,
-                pool.slots,
+                _slots(options),
                 ", ".join(options.queues),
                 len(greeting.tasks),
                 muster_settings.urls.mask(options.broker_url),
@@ -211,6 +211,11 @@ def _run(options: WorkerOptions, pool: Pool, loop: WorkerLoop) -> int:
     return EXIT_OK
 
 
+def _slots(options: WorkerOptions) -> str:
+    bounds = options.bounds
+    return str(options.concurrency) if bounds is None else f"{bounds.fewest} to {bounds.most}"
+
+
 def _pool_settings(options: WorkerOptions) -> PoolSettings:
     return PoolSettings(
         slots=options.concurrency,
@@ -234,6 +239,7 @@ def _loop_settings(options: WorkerOptions) -> LoopSettings:
         drain_timeout_seconds=options.drain_timeout_seconds,
         max_message_bytes=options.max_message_bytes,
         max_depth=options.max_depth,
+        autoscale=options.bounds,
         retry_on_startup=options.retry_on_startup,
         effective=options.effective(),
     )
@@ -247,7 +253,7 @@ def _serving_health(options: WorkerOptions, loop: WorkerLoop) -> Iterator[None]:
     from muster.health import HealthServer
     from muster.worker.metrics import WorkerCollector
 
-    collector = WorkerCollector(loop, options.pool_name, options.concurrency)
+    collector = WorkerCollector(loop, options.pool_name)
     server = HealthServer(options.metrics_address, loop, collector)
     server.serve_in_background()
     try:

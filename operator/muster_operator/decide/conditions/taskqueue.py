@@ -1,7 +1,7 @@
-"""The conditions of a TaskQueue. `plan` calls `for_queue`."""
+"""The conditions of a TaskQueue. `plan` calls `for_queue`; `muster dev` notes what is `without_effect`."""
 
 from muster_operator.api.conditions import Condition, ConditionType, Reason
-from muster_operator.api.taskqueue import QueueType, TaskQueue
+from muster_operator.api.taskqueue import DeadLetter, Overflow, QueueType, TaskQueue, TaskQueueSpec
 from muster_operator.model.readings import Known, Unknown
 from muster_operator.model.world import BrokerFacts, QueueSnapshot
 
@@ -24,7 +24,32 @@ def for_queue(seen: QueueSnapshot) -> tuple[Condition, ...]:
     ]
     if isinstance(seen.broker, Known) and seen.broker.value.type == "Redis":
         found.append(_eviction(seen.broker.value))
+    limits = _limits_enforced(seen)
+    if limits is not None:
+        found.append(limits)
     return tuple(found)
+
+
+def without_effect(spec: TaskQueueSpec) -> tuple[str, ...]:
+    """Return the fields that are set and that Redis does not keep, each with what holds in its place.
+
+    The same is true of the embedded broker.
+    """
+    dead, default = spec.dead_letter, DeadLetter()
+    fields = (
+        ("messageTTL", spec.message_ttl is not None, "send tasks with expires, which does the same"),
+        ("maxLength", spec.max_length is not None, "the queue may grow as long as the broker has room"),
+        ("overflow", spec.overflow is not Overflow.DROP_HEAD, "no message is refused"),
+        ("deadLetter.maxAge", dead.max_age != default.max_age, "they stay for 7 days"),
+        ("deadLetter.maxLength", dead.max_length != default.max_length, "100,000 of them stay"),
+        ("ha", spec.ha is not None, "copies are made by the broker's own replication"),
+        (
+            "consumerTimeout",
+            spec.consumer_timeout is not None,
+            "a task is its worker's while the lease is renewed; limits.timeLimit of the pool ends it",
+        ),
+    )
+    return tuple(f"spec.{name} ({instead})" for name, is_set, instead in fields if is_set)
 
 
 def effective_type(seen: QueueSnapshot) -> QueueType | None:
@@ -96,6 +121,25 @@ def _owned_by(seen: QueueSnapshot) -> str:
         f"TaskQueue {older.namespace}/{older.name} is older and owns queue {seen.task_queue.queue_name} on "
         f"the same broker; delete one of the two"
     )
+
+
+def _limits_enforced(seen: QueueSnapshot) -> Condition | None:
+    """Return None where there is nothing to keep, and on the embedded broker, which stands in for all."""
+    unkept = without_effect(seen.task_queue.spec)
+    if not unkept:
+        return None
+    kind = ConditionType.LIMITS_ENFORCED
+    secret = seen.task_queue.spec.broker.secret_ref.name
+    problem = broker_problem(secret, seen.broker_secret, seen.broker)
+    if problem is not None:
+        return condition(kind, None, *problem)
+    if isinstance(seen.broker, Known) and seen.broker.value.type != "Redis":
+        return None
+    message = (
+        f"no effect on Redis: {', '.join(unkept)}; leave them out, or wait for RabbitMQ, which comes in the "
+        "next version and keeps them"
+    )
+    return condition(kind, False, Reason.NOT_ON_REDIS, message)
 
 
 def _eviction(facts: BrokerFacts) -> Condition:

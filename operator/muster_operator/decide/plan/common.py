@@ -20,6 +20,7 @@ _BAD: Mapping[str, ConditionStatus] = {
     ConditionType.TEMPLATE_REJECTED: ConditionStatus.TRUE,
     ConditionType.CONFLICT: ConditionStatus.TRUE,
     ConditionType.EVICTION_POLICY_UNSAFE: ConditionStatus.TRUE,
+    ConditionType.LIMITS_ENFORCED: ConditionStatus.FALSE,
 }
 _NORMAL_REASONS = frozenset({Reason.PROGRESSING})
 

@@ -14,7 +14,7 @@ from muster.app.execution import Execution
 from muster.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
 from muster.pools.base import Job, Outcome
 from muster.wire import result
-from muster.wire.message import open_message, pack, peek
+from muster.wire.message import open_message, pack, peek, waits_since
 
 
 @pytest.fixture
@@ -275,6 +275,7 @@ def test_a_retry_is_the_same_task_once_more(app):
     assert (after.headers["root_id"], after.headers["parent_id"]) == (sent.id, None)
     assert (following.queue, following.priority) == ("celery", 3)
     assert following.eta == pytest.approx(peek(following.raw).eta)
+    assert waits_since(following.raw) == pytest.approx(following.eta), "whenever the first was sent"
 
 
 def test_retries_end_with_the_exception(app):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 import warnings
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ from muster.app.publishing import new_id
 from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from muster.exceptions import EncodeError, NotRegistered, Retry
 from muster.signals import after_task_publish, before_task_publish
-from muster.wire.message import peek
+from muster.wire.message import peek, waits_since
 
 # -- making
 
@@ -346,6 +347,15 @@ def test_every_message_has_a_delivery_tag_of_its_own(app):
     one, two = (publication.raw for publication in app.outbox.publications)
     assert one != two
     assert peek(one) == peek(two)
+
+
+def test_every_message_says_when_it_was_published(app):
+    """In whole seconds, as AMQP has it; one for later waits from its ETA on."""
+    before = int(time.time())
+    app.send_task("shop.add")
+    assert before <= waits_since(app.sent_raw()) <= time.time()
+    app.send_task("shop.add", countdown=600)
+    assert before + 600 <= waits_since(app.sent_raw()) <= time.time() + 600
 
 
 # -- signals and the broker

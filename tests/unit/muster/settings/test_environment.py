@@ -45,6 +45,7 @@ environments = st.builds(
     pool=maybe(names),
     concurrency=maybe(counts),
     autoscale=maybe(st.tuples(counts, counts).map(lambda pair: (max(pair), min(pair)))),
+    autoscale_keepalive_seconds=maybe(seconds),
     max_tasks_per_child=maybe(counts),
     max_memory_per_child_bytes=maybe(st.integers(0, 2**50)),
     max_age_seconds=maybe(seconds),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kombu.utils.json import loads as kombu_loads
 
 from muster.wire.errors import MalformedMessage
-from muster.wire.message import Message, Peek, open_message, pack, peek, timestamp
+from muster.wire.message import Message, Peek, open_message, pack, peek, timestamp, waits_since
 
 GOLDEN = sorted((Path(__file__).parents[3] / "golden" / "celery-5.7").glob("*.json"))
 READABLE = [path for path in GOLDEN if path.stem != "compressed"]
@@ -128,6 +128,32 @@ def test_what_is_packed_is_opened(args, kwargs, task, priority):
     assert (message.priority, message.reply_to) == (priority, "me")
     assert message.delivery_info == {"exchange": "", "routing_key": "mail"}
     assert (peek(raw).retries, peek(raw).hard_limit, peek(raw).soft_limit) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_celerys_messages_do_not_say_when_they_were_published(path):
+    """Neither protocol has a place for it."""
+    raw, _, _ = golden(path)
+    assert waits_since(raw) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "since"),
+    [
+        (envelope(timestamp=1000), 1000),
+        (envelope(timestamp=1000, headers={"eta": "1970-01-01T00:20:00+00:00"}), 1200),
+        (envelope(timestamp=1000, headers={"eta": "1970-01-01T00:10:00"}), 1000),
+        (envelope(timestamp=1000, headers={"eta": "soon"}), None),
+        (envelope(timestamp="yesterday"), None),
+        (envelope(timestamp=None), None),
+        (b'{"x-muster-losses":1,"x-muster-cause":"a","properties":{"timestamp":7}}', 7),
+        (b"[1]", None),
+        (b"\xff", None),
+    ],
+)
+def test_since_when_a_message_waits(raw, since):
+    """Since it was published or, later, due; what cannot be read does not tell, and raises nothing."""
+    assert waits_since(raw) == since
 
 
 def test_half_a_surrogate_pair_in_a_repr_does_not_lose_the_message():

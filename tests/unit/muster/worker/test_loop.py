@@ -6,13 +6,15 @@ from collections import Counter
 import pytest
 
 from brokers import Clock
+from muster.core.autoscale import Bounds
 from muster.core.effects import Publication
 from muster.core.policy import Policy
 from muster.core.rate import read_rate
-from muster.pools.base import Outcome, Returned
+from muster.pools.base import Outcome, Returned, Running
 from muster.transports.base import Turn
 from muster.transports.memory import MemoryBroker
 from muster.wire.message import pack, peek
+from muster.wire.report import decode as decode_report
 from muster.worker.loop import LoopSettings, WorkerLoop
 from muster.worker.tally import Tally
 
@@ -66,21 +68,68 @@ class Pool:
         """Nobody asks."""
 
 
+class SlotPool(Pool):
+    """Runs as many tasks at once as it has slots; each takes what `takes` says for its name."""
+
+    slots = 1
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self.takes = {}
+        self.queued = []
+        self.active = {}
+        self.sizes = []
+
+    def room(self, depth):
+        return max(0, self.slots * depth - len(self.queued) - len(self.active))
+
+    def resize(self, slots):
+        self.slots = slots
+        self.sizes.append(slots)
+
+    def submit(self, jobs):
+        self.queued += jobs
+
+    def collect(self):
+        now = self.clock()
+        ended = [number for number, (since, seconds) in self.active.items() if now >= since + seconds]
+        events = [Outcome(number, "SUCCESS", b"{}", (), self.active.pop(number)[1]) for number in ended]
+        while self.queued and len(self.active) < self.slots:
+            job = self.queued.pop(0)
+            seen = peek(job.raw)
+            self.started.append((seen.task, seen.id, now))
+            self.active[job.number] = (now, self.takes[seen.task])
+        return events
+
+    def running(self):
+        return [Running(number, self.clock() - since) for number, (since, _) in self.active.items()]
+
+
 class Fleet:
     """Workers with the same policies on one broker. Time moves by steps of 5 ms."""
+
+    make_pool = Pool
+    autoscale = None
 
     def __init__(self, *names, **policies):
         self.clock = Clock()
         self.broker = MemoryBroker(self.clock)
         self.policies = {task: Policy(**fields) for task, fields in policies.items()}
-        self.pools = {name: Pool(self.clock) for name in names}
+        self.pools = {name: self.make_pool(self.clock) for name in names}
         self.loops = [self.loop(name, pool) for name, pool in self.pools.items()]
         self.begin = self.clock()
         self.random = random.Random(0)
 
     def loop(self, name, pool):
         return WorkerLoop(
-            LoopSettings(worker=name, pool_name="pool", pool_type="model", hostname=name, queues=["mail"]),
+            LoopSettings(
+                worker=name,
+                pool_name="pool",
+                pool_type="model",
+                hostname=name,
+                queues=["mail"],
+                autoscale=self.autoscale,
+            ),
             transport=self.broker.transport(queues=["mail"], worker=name, pool="pool", lease_seconds=30),
             pool=pool,
             policies=self.policies,
@@ -122,12 +171,28 @@ class Fleet:
             loop.close()
 
 
+class Scaled(Fleet):
+    """One worker whose pool has between one and four slots."""
+
+    make_pool = SlotPool
+    autoscale = Bounds(fewest=1, most=4, keepalive_seconds=30.0)
+
+    def __init__(self, takes, **policies):
+        super().__init__("one", **policies)
+        [self.loop], [self.pool] = self.loops, self.pools.values()
+        self.pool.takes = takes
+
+    def report(self):
+        [(_, raw)] = self.broker.observer().reports("pool", max_age_seconds=60)
+        return decode_report(raw)
+
+
 @pytest.fixture
 def fleet():
     made = []
 
-    def make(*names, **policies):
-        made.append(Fleet(*names, **policies))
+    def make(*names, kind=Fleet, **policies):
+        made.append(kind(*names, **policies))
         return made[-1]
 
     yield make
@@ -233,3 +298,66 @@ def test_a_waiting_message_is_started_by_whoever_is_left(fleet):
     world.loops.pop(0).close()
     world.run(30)
     assert len(world.starts("limited")) == 30
+
+
+@pytest.mark.parametrize("policy", [{}, {"acks_late": False}, {"global_rate": read_rate("1000/s", whose="")}])
+def test_a_pool_with_bounds_grows_at_once_when_messages_wait(fleet, policy):
+    """At its fewest it takes as many as it could run, and runs them, however they are acknowledged."""
+    world = fleet({"long": 1.0}, kind=Scaled, long=policy)
+    world.publish("long", 9)
+    world.run(0.05)
+    assert (world.pool.sizes, len(world.starts("long"))) == ([4], 4)
+    depth = world.broker.observer().depths(["mail"], horizon_seconds=0)["mail"]
+    assert (depth.ready, depth.claimed + depth.running) == (5, 0 if policy.get("acks_late") is False else 4)
+    world.run(4)
+    assert world.tally("long") == {"succeeded": 9, "rate_limited": 0, "lost": 0}
+
+
+def test_a_pool_with_bounds_shrinks_when_it_was_idle(fleet):
+    """After the keepalive, to as many slots as were needed during it."""
+    world = fleet({"long": 1.0}, kind=Scaled, long={})
+    world.publish("long", 4)
+    world.run(25)
+    assert world.pool.sizes == [4]
+    world.run(10)
+    world.publish("long", 2, start=4)
+    world.run(20)
+    assert world.pool.sizes == [4], "all four were needed within the last 30 s when they were looked at"
+    world.run(10)
+    assert world.pool.sizes == [4, 2]
+    world.run(30)
+    assert world.pool.sizes == [4, 2, 1]
+
+
+def test_a_pool_with_bounds_stays_small_for_one_task_after_another(fleet):
+    """A slot that is free is used before another is made."""
+    world = fleet({"long": 0.1}, kind=Scaled, long={})
+    for number in range(50):
+        world.publish("long", 1, start=number)
+        world.run(0.2)
+    assert world.pool.sizes == []
+    assert world.tally("long")["succeeded"] == 50
+
+
+def test_short_tasks_get_another_slot_when_one_before_them_is_long(fleet):
+    """They share the only slot until then, and do not wait for the long one's end."""
+    world = fleet({"short": 0.00002, "long": 60.0}, kind=Scaled, short={}, long={})
+    for number in range(200):
+        world.publish("short", 1, start=number)
+        world.run(0.01)
+    world.publish("long", 1)
+    world.publish("short", 50, start=200)
+    assert world.pool.sizes == []
+    world.run(0.5)
+    assert world.pool.sizes == [2]
+    assert world.tally("short")["succeeded"] == 250
+
+
+def test_a_worker_reports_what_it_can_run_and_not_what_it_has_now(fleet):
+    """Else the operator would start another worker before this one has grown."""
+    world = fleet({"long": 1.0}, kind=Scaled, long={})
+    world.run(0.1)
+    assert (world.loop.current_slots, world.loop.slots, world.report().slots) == (1, 4, 4)
+    world.publish("long", 2)
+    world.run(0.1)
+    assert (world.loop.current_slots, world.loop.slots, world.report().slots) == (2, 4, 4)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.core.autoscale import Bounds
 from muster.errors import ConfigurationError
 from muster.settings import resolve as settings
 from muster.settings.environment import DeadLetter, WorkerEnvironment
@@ -65,10 +66,16 @@ def test_solo_has_one_slot_whatever_is_said():
     assert options({"pool": "solo", "concurrency": 8}).concurrency == 1
 
 
-def test_autoscale_is_its_upper_bound():
-    """The number of workers follows the load, so the slots of one stay at the most; -c goes before it."""
-    assert options({"autoscale": (8, 2)}).concurrency == 8
-    assert options({"autoscale": (8, 2), "concurrency": 3}).concurrency == 3
+def test_autoscale_begins_with_the_fewest():
+    """The application's worker_concurrency does not count then; -c says how many in the beginning."""
+    assert options().bounds is None
+    found = options(
+        {"autoscale": (8, 2)}, application={"worker_concurrency": 5, "muster_autoscale_keepalive": 9}
+    )
+    assert (found.concurrency, found.bounds) == (2, Bounds(2, 8, 9.0))
+    found = options({"concurrency": 3}, {"autoscale": (8, 2), "autoscale_keepalive_seconds": 5.0})
+    assert (found.concurrency, found.bounds) == (3, Bounds(2, 8, 5.0))
+    assert found.effective()["autoscale"] == "8,2"
 
 
 CASES = [
@@ -156,6 +163,8 @@ def test_prefetch():
         ({"pool": "gevent"}, {}, {}, "comes in a later version; use threads"),
         ({"pool": "shop:Pool"}, {}, {}, "there is no pool 'shop:Pool': use prefork"),
         ({}, {}, {"worker_concurrency": 0}, "concurrency is 0"),
+        ({"pool": "solo"}, {"autoscale": (8, 2)}, {}, "a solo worker runs one task at a time: leave"),
+        ({"concurrency": 9}, {"autoscale": (8, 2)}, {}, "concurrency is where autoscale begins"),
         ({"exclude_queues": ("celery",)}, {}, {}, "no queue is left to consume: celery are excluded"),
         ({"queues": ("muster.claimed.x",)}, {}, {}, "is reserved"),
         ({"lease_seconds": 0.5}, {}, {}, "the lease is 0.5 s: it must be 1 s or more"),

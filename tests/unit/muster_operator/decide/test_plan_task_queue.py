@@ -1,5 +1,6 @@
 """The plan for a TaskQueue: conditions, figures, and the end of the real queue."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,59 @@ def test_an_eviction_policy_that_deletes_tasks(facts, found):
     """Unsafe where Redis has a memory limit and may evict; other brokers have no such condition."""
     condition = condition_of(seen(broker=known(facts)), "EvictionPolicyUnsafe")
     assert (condition and condition[:2]) == found
+
+
+EVERY_LIMIT = {
+    "messageTTL": "1h",
+    "maxLength": 5,
+    "overflow": "RejectPublish",
+    "deadLetter": {"maxAge": "1d", "maxLength": 7},
+    "ha": {"replicas": 3},
+    "consumerTimeout": "2h",
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ({"messageTTL": "1h"}, ["messageTTL"]),
+        ({"maxLength": 5}, ["maxLength"]),
+        ({"maxLength": 5, "overflow": "DropHead"}, ["maxLength"]),
+        ({"deadLetter": {"maxAge": "1d"}}, ["deadLetter.maxAge"]),
+        ({"ha": {"replicas": 1}}, ["ha"]),
+        (
+            EVERY_LIMIT,
+            [
+                *("messageTTL", "maxLength", "overflow", "deadLetter.maxAge", "deadLetter.maxLength"),
+                *("ha", "consumerTimeout"),
+            ],
+        ),
+    ],
+    ids=" ".join,
+)
+def test_limits_that_redis_does_not_keep(spec, named):
+    """The condition stands as long as they are set, and names each; the queue is Ready all the same."""
+    status, reason, message = condition_of(seen(queue_of(**spec)), "LimitsEnforced")
+    assert (status, reason) == ("False", "NotOnRedis")
+    assert re.findall(r"spec\.([\w.]+)", message) == named
+    assert "leave them out, or wait for RabbitMQ" in message
+    assert condition_of(seen(queue_of(**spec)), "Ready")[0] == "True"
+    assert [event.reason for event in done(seen(queue_of(**spec)), Emit)] == ["NotOnRedis"]
+
+
+def test_a_queue_without_limits_speaks_of_none():
+    """Nor does one whose limits are the defaults; on the embedded broker `muster dev` speaks of them."""
+    plain = queue_of(overflow="DropHead", deadLetter={"queueName": "lost", "maxAge": "7d"}, deliveryLimit=3)
+    assert condition_of(seen(plain), "LimitsEnforced") is None
+    embedded = known(BrokerFacts(type="SQLite"))
+    assert condition_of(seen(queue_of(**EVERY_LIMIT), broker=embedded), "LimitsEnforced") is None
+
+
+def test_limits_on_a_broker_that_does_not_answer_are_unknown():
+    """For the reason that stands between us and it, so that the condition does not come and go."""
+    limited = queue_of(maxLength=5)
+    found = condition_of(seen(limited, broker=unknown("BrokerUnreachable")), "LimitsEnforced")
+    assert found[:2] == ("Unknown", "BrokerUnreachable")
 
 
 def test_problems_are_events_once():

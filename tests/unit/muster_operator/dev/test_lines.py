@@ -13,7 +13,7 @@ QUEUE = QueueRow(name="mail", ready=0, running=0, waiting=0, dead=0)
 PICTURE = Picture(now=NOW, since=NOW, title="a", broker="b", queues=(QUEUE,), pools=(POOL,))
 
 
-def after(told, seconds=0.0, *, pool=POOL, queue=QUEUE, schedules=(), draining=False):
+def after(told, seconds=0.0, *, pool=POOL, queue=QUEUE, schedules=(), draining=False, ended=False):
     """Return the lines for the next picture, and what has been told then."""
     picture = replace(
         PICTURE,
@@ -22,6 +22,7 @@ def after(told, seconds=0.0, *, pool=POOL, queue=QUEUE, schedules=(), draining=F
         queues=(queue,),
         schedules=schedules,
         draining=draining,
+        ended=ended,
     )
     return news(told, picture)
 
@@ -78,6 +79,13 @@ def test_the_end_is_told_once():
     lines, told = after(told, 0.1, draining=True)
     assert lines == ["draining: running tasks finish, then the workers leave"]
     assert after(told, 0.2, draining=True)[0] == []
+
+
+def test_the_last_figures_wait_for_no_turn():
+    """What is told last is how things are."""
+    _, told = after(Told(), draining=True)
+    lines, _ = after(told, 0.1, queue=replace(QUEUE, dead=1), draining=True, ended=True)
+    assert lines == ["queue mail: 0 ready, 0 running, 0 waiting, 1 dead"]
 
 
 def test_runs_of_a_schedule_and_what_is_wrong():

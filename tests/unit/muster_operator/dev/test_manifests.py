@@ -96,6 +96,20 @@ def test_a_quorum_queue_gets_one_note(tmp_path):
     assert "mail" in note
 
 
+def test_limits_that_the_embedded_broker_does_not_keep_get_a_note(tmp_path):
+    """With what holds in their place; a broker that a Secret names is told of by a condition."""
+    limited = QUEUE.replace("spec: {", "spec: {messageTTL: 1h, maxLength: 5, ")
+    (tmp_path / "all.yaml").write_text(limited)
+    (note,) = read([tmp_path], NOW).notes
+    assert note.startswith("TaskQueue mail: no effect on the embedded broker: spec.messageTTL (")
+    assert "spec.maxLength" in note
+    secret = (
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: broker}\nstringData: {url: 'redis://:open@two'}\n"
+    )
+    (tmp_path / "all.yaml").write_text(f"{limited}---\n{secret}")
+    assert read([tmp_path], NOW).notes == ()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

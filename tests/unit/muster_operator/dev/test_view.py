@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_a_dash_with_its_reason():
         now=NOW, since=NOW, title="a", broker="b", queues=(QueueRow(name="mail", problem="no answer"),)
     )
     text = drawn(broken, 100)
-    assert row(text, "mail") == ["mail", "-", "-", "-", "-"]
+    assert row(text, "mail") == ["mail", "-", "-", "-", "-", "-"]
     assert "! queue mail: no answer" in text
 
 

@@ -80,8 +80,9 @@ class _Child:
         return not (self.alone or self.retiring or self.waits or self.stuck)
 
     def steal(self) -> list[Job]:
-        """Take back what the child has not read."""
+        """Take back the jobs that the child has not read."""
         jobs = []
+        replies = []
         while True:
             try:
                 received = self.thief.receive(socket.MSG_DONTWAIT)
@@ -93,6 +94,11 @@ class _Child:
                 job = _decode_job(received[0][1:])
                 self.jobs.pop(job.number, None)
                 jobs.append(job)
+            else:  # a task waits for this one
+                replies.append(received[0])
+        for reply in replies:
+            with contextlib.suppress(OSError):
+                send(self.end, reply)
         return jobs
 
     def was_born(self, pid: int) -> None:
@@ -169,8 +175,7 @@ class PreforkPool:
         self.slots = settings.slots
         self._control.setblocking(False)
         self._selector.register(self._control, selectors.EVENT_READ, None)
-        for _ in range(settings.slots):
-            self._spawn()
+        self._fill()
 
     def fileno(self) -> int | None:
         """Return the selector's own descriptor: readable when any child has something to say."""
@@ -188,6 +193,28 @@ class PreforkPool:
             raise PoolBroken("the process that holds the application is gone") from error
         self._children[child.number] = child
         self._selector.register(child.end, selectors.EVENT_READ, child)
+
+    def _fill(self) -> float:
+        """Make the children that are missing. Returns the seconds until it is to be called again."""
+        missing = 0 if self._stopping else self.slots - len(self._children)
+        if missing <= 0:
+            return CHECK_SECONDS
+        pause = self._respawn_at - time.monotonic()
+        if pause > 0:
+            return pause
+        for _ in range(missing):
+            self._spawn()
+        return CHECK_SECONDS
+
+    def resize(self, slots: int) -> None:
+        """Make children, or have some leave: those with the least to do, of these the oldest."""
+        self.slots = slots
+        staying = [child for child in self._children.values() if not child.retiring]
+        staying.sort(key=lambda child: len(child.jobs))
+        for child in staying[: max(0, len(staying) - slots)]:
+            self._retire(child)
+        self._fill()
+        self._dispatch()
 
     def room(self, depth: int) -> int:
         """Return how many more jobs the children may hold."""
@@ -248,7 +275,7 @@ class PreforkPool:
                 child.stuck = False
                 child.alone = False
                 limit = self._settings.max_tasks_per_child
-                if limit and child.finished + len(child.jobs) >= limit:
+                if child.retiring or (limit and child.finished + len(child.jobs) >= limit):
                     self._retire(child)
             else:
                 child.waits = True
@@ -290,6 +317,7 @@ class PreforkPool:
                 child.was_born(exited.status)
             else:
                 self._bury(child, exited.status)
+                self._fill()
 
     def _bury(self, child: _Child, status: int) -> None:
         """See to a child's death: what it had finished, what it was at, what it had not begun."""
@@ -320,13 +348,13 @@ class PreforkPool:
             self._respawn_at = time.monotonic() + min(10.0, 0.1 * 2**self._early_deaths)
 
     def _retire(self, child: _Child) -> None:
-        """Give the child no more jobs; it leaves after the one that it runs, and is replaced."""
-        if child.retiring:
-            return
-        child.retiring = True
-        self._take_back(child)
-        with contextlib.suppress(OSError):
-            child.end.shutdown(socket.SHUT_WR)
+        """Give the child no more jobs; it leaves after the one that it runs."""
+        if not child.retiring:
+            child.retiring = True
+            self._take_back(child)
+        if not child.jobs:  # else its task may yet publish, and wait for our answer
+            with contextlib.suppress(OSError):
+                child.end.shutdown(socket.SHUT_WR)
 
     def running(self) -> Sequence[Running]:
         """Return what the children's pages say."""
@@ -350,13 +378,7 @@ class PreforkPool:
         for child in list(self._children.values()):
             again = min(again, self._check_jobs(child))
             self._check_child(child, now)
-        missing = 0 if self._stopping else self.slots - len(self._children)
-        if missing > 0:
-            if now >= self._respawn_at:
-                for _ in range(missing):
-                    self._spawn()
-            else:
-                again = min(again, self._respawn_at - now)
+        again = min(again, self._fill())
         self._dispatch()
         if os.getpid() == 1:
             self._reap_orphans()

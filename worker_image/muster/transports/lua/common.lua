@@ -12,6 +12,9 @@ local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
 
 local function number(value) return string.format('%.6f', value) end
 
+-- Celery's priorities, as lists: the first is served first.
+local STEPS = {'0', '3', '6', '9'}
+
 local function list_key(queue, step)
   if step == '0' then return prefix .. queue end
   return prefix .. queue .. '\6\22' .. step

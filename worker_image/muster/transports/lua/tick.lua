@@ -1,7 +1,8 @@
 -- The once-a-second housekeeping of one worker.
 -- args = {renew, report, revoked after, worker, pool, lease seconds, queues, reconcile, first number}
 --   renew = {{queue, {tag, …}}, …};  report = '' when there is none
--- Returns {now, next ETA or '', commands, revoked, tags that were gone}.
+-- Returns {now, next ETA or '', commands, revoked, tags that were gone, steps}: steps = {index of queue, step, …} of
+-- the lists in which a message waits.
 local renew, report, revoked_after, worker, pool, lease, queues, reconcile, first_number = unpack(args)
 local AT_ONCE = 200
 
@@ -40,8 +41,8 @@ if reconcile then
   end
 end
 
-local next_eta = ''
-for _, queue in ipairs(queues) do
+local next_eta, steps = '', {}
+for index, queue in ipairs(queues) do
   local function back(set, change)
     for _, tag in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', number(now), 'LIMIT', 0, AT_ONCE)) do
       redis.call('ZREM', set, tag)
@@ -54,6 +55,12 @@ for _, queue in ipairs(queues) do
   back(running_key(queue), function(message) return with_loss(message, 'LeaseExpired') end)
   local first = redis.call('ZRANGE', eta_key(queue), 0, 0, 'WITHSCORES')
   if first[2] and (next_eta == '' or tonumber(first[2]) < tonumber(next_eta)) then next_eta = first[2] end
+  for _, step in ipairs(STEPS) do
+    if redis.call('EXISTS', list_key(queue, step)) == 1 then
+      steps[#steps + 1] = index
+      steps[#steps + 1] = step
+    end
+  end
   redis.call('SET', prefix .. 'muster.served.' .. queue, worker, 'EX', 7 * 86400)
 end
 
@@ -66,4 +73,4 @@ end
 local mailbox = prefix .. 'muster.control.' .. worker
 local commands = redis.call('LPOP', mailbox, 100) or {}
 local revoked = redis.call('ZRANGEBYSCORE', prefix .. 'muster.revoked', '(' .. number(revoked_after), '+inf')
-return {number(now), next_eta, commands, revoked, gone}
+return {number(now), next_eta, commands, revoked, gone, steps}

@@ -116,7 +116,7 @@ local out = {number(now), table.concat(settled), table.concat(started), put_off}
 if limit > 0 then
   local at = number(now)
   local index, hash = {}, {}
-  for _, step in ipairs({'0', '3', '6', '9'}) do
+  for _, step in ipairs(STEPS) do
     for q, queue in ipairs(queues) do
       if limit > 0 then
         local got = redis.call('RPOP', list_key(queue, step), limit)
