@@ -100,6 +100,13 @@ cluster:  ## bring up the kind cluster of kind-config.yaml, or mend it
 cluster-down:  ## remove it
 	tests/cluster/down
 
+# `make soak TIMES=2 MINUTES=15 WITHOUT_CLUSTER=1 SOAK='-k redis'` runs a part of it
+TIMES ?= 10
+.PHONY: soak
+soak: .venv/.installed redis-server $(if $(WITHOUT_CLUSTER),,cluster)  ## the tests of what must survive, ten times as long; writes docs/reports/soak.md
+	$(BIN)/pytest -m 'soak$(if $(WITHOUT_CLUSTER), and not e2e)' --times $(TIMES) \
+	  $(if $(MINUTES),--minutes $(MINUTES)) --soak-report docs/reports/soak.md $(SOAK)
+
 # --- figures ---------------------------------------------------------------------------------------------
 
 .PHONY: bench

@@ -13,6 +13,8 @@ from servers import RedisServer, ServerMissingError
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 TESTS = Path(__file__).parent
 
+pytest_plugins = ["soak"]
+
 # Deadlines and "too slow" measure the machine, not the code. CI draws the same examples every time.
 settings.register_profile(
     "muster", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=IN_CI, print_blob=True

@@ -1,6 +1,7 @@
 """The ledger that tasks write by themselves, and the checker that compares it with what was sent."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +10,40 @@ from pathlib import Path
 class Verdict:
     """What became of the tasks that were sent."""
 
+    sent: frozenset[str]
     lost: frozenset[str]
     """Sent and never ended."""
+    duplicated: frozenset[str]
+    """Ended more than once."""
     unexpected: frozenset[str]
     """Ended and never sent."""
     extra_runs: int
     """Starts beyond the first of each."""
     unfinished: frozenset[str]
     """Started and never ended."""
+
+    def figures(self) -> dict[str, int]:
+        """Return how many there are of each."""
+        return {
+            "sent": len(self.sent),
+            "lost": len(self.lost),
+            "duplicated": len(self.duplicated),
+            "unexpected": len(self.unexpected),
+            "extra_runs": self.extra_runs,
+        }
+
+
+def compare(sent: Iterable[str], starts: Counter[str], ends: Counter[str]) -> Verdict:
+    """Compare what started and ended with what was sent, by task id."""
+    sent = frozenset(sent)
+    return Verdict(
+        sent=sent,
+        lost=sent - ends.keys(),
+        duplicated=frozenset(task for task, count in ends.items() if count > 1),
+        unexpected=frozenset(ends) - sent,
+        extra_runs=sum(starts.values()) - len(starts),
+        unfinished=frozenset(starts) - ends.keys(),
+    )
 
 
 class Ledger:
@@ -50,13 +77,6 @@ class Ledger:
         lines = [line.split() for line in self.path.read_text().splitlines()]
         return int([line for line in lines if line[:2] == ["start", task_id]][-1][2])
 
-    def check(self, sent) -> Verdict:
+    def check(self, sent: Iterable[str]) -> Verdict:
         """Compare with the ids that were sent."""
-        starts, ends = self.starts, self.ends
-        sent = frozenset(sent)
-        return Verdict(
-            lost=sent - ends.keys(),
-            unexpected=frozenset(ends) - sent,
-            extra_runs=sum(starts.values()) - len(starts),
-            unfinished=frozenset(starts) - ends.keys(),
-        )
+        return compare(sent, self.starts, self.ends)

@@ -36,3 +36,11 @@ def wait_for(
         if time.monotonic() >= deadline:
             raise TimeoutError(f"after {timeout_seconds:g} s still waiting for {what}; {last}")
         time.sleep(every_seconds)
+
+
+def stays(probe: Callable[[], object], *, what: str, seconds: float, every_seconds: float = 1) -> None:
+    """See that `probe` is true all the while; raises `AssertionError` with `what` when it is not."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        assert probe(), f"{what}: no longer so {seconds - left:.0f} s after it began"
+        time.sleep(min(every_seconds, left))

@@ -21,6 +21,7 @@ def report(**figures):
     print("\nmeasured:", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items()))
 
 
+@pytest.mark.soak("On the cluster: 11,000 tasks of two clients run once each, and the pool goes back to zero")
 @pytest.mark.parametrize(
     "pool",
     [
@@ -30,7 +31,7 @@ def report(**figures):
     ],
     ids=lambda pool: pool["type"],
 )
-def test_eleven_thousand_tasks_from_two_clients_each_run_once(empty_shop: Shop, pool: dict):
+def test_eleven_thousand_tasks_from_two_clients_each_run_once(empty_shop: Shop, account, pool: dict):
     """10,000 orders of the web service and 1,000 of Celery begin and end once each; the pool goes from zero
     to the size that the decision function names and back to zero."""
     shop = empty_shop
@@ -64,6 +65,7 @@ def test_eleven_thousand_tasks_from_two_clients_each_run_once(empty_shop: Shop, 
         books = shop.wait_ended(ids + sent["sent"])
         ended = time.time()
         shop.wait_empty()
+    account(books.check(ids + sent["sent"]), counted=sum(shop.extra_runs().values()))
     assert confirmed == {"confirmed": CELERY, "wrong": 0}
     assert books.starts == books.ends == dict.fromkeys(ids + sent["sent"], 1)
     assert shop.extra_runs() == {}
@@ -106,8 +108,9 @@ def test_replicas_are_requested_soon_after_a_backlog_appears(empty_shop: Shop):
     assert seconds <= 10
 
 
+@pytest.mark.soak("On the cluster: running tasks outlive shrinking and rolls", repeat=0.3)
 @pytest.mark.parametrize("acks", ["Late", "Early"])
-def test_running_tasks_outlive_a_shrinking_and_a_roll(empty_shop: Shop, acks: str):
+def test_running_tasks_outlive_a_shrinking_and_a_roll(empty_shop: Shop, account, acks: str):
     """Of four workers two fall idle: those two go. Then the template changes: the new version comes, the two
     that are busy finish first. Every task begins once and ends."""
     shop = empty_shop
@@ -131,6 +134,12 @@ def test_running_tasks_outlive_a_shrinking_and_a_roll(empty_shop: Shop, acks: st
     shop.apply_pool(**spec, template=template)
     after = shop.send("shop.tasks.pack", ("e", 1))
     books = shop.wait_ended(short + long + after, timeout_seconds=120)
+    account(
+        books.check(short + long + after),
+        counted=sum(shop.extra_runs().values()),
+        pools_shrunk=1,
+        pools_rolled=1,
+    )
     assert shrunk_while_running
     assert books.starts == books.ends == dict.fromkeys(short + long + after, 1)
     assert shop.extra_runs() == {}
@@ -143,7 +152,8 @@ def at_work(shop: Shop, ended: int) -> None:
     wait_for(shop.ended, until=lambda count: count >= ended, what=f"{ended} ends", timeout_seconds=180)
 
 
-def test_nothing_is_lost_while_everything_breaks(empty_shop: Shop, muster_installed: Installation):
+@pytest.mark.soak("On the cluster: nothing is lost while everything breaks", repeat=0.3)
+def test_nothing_is_lost_while_everything_breaks(empty_shop: Shop, account, muster_installed: Installation):
     """During 10,000 tasks a busy worker is deleted by force, Redis and the operator are killed, and a node is
     drained: every task ends, and what ran twice is counted by the broker."""
     shop = empty_shop
@@ -183,14 +193,13 @@ def test_nothing_is_lost_while_everything_breaks(empty_shop: Shop, muster_instal
         extra_runs_in_the_books=verdict.extra_runs,
         extra_runs_counted=counted,
     )
-    assert not verdict.lost
-    assert not verdict.unexpected
+    broken = {"pods_deleted_by_force": 1, "broker_restarts": 1, "operator_restarts": 1, "nodes_drained": 1}
+    account(verdict, counted=sum(counted.values()), **broken)
     assert not verdict.unfinished
-    # a task may be lost between its hand-over, which the broker sees, and its first line, which the books see
-    assert verdict.extra_runs <= sum(counted.values())
 
 
-def test_a_child_out_of_memory_takes_its_own_task_only(empty_shop: Shop):
+@pytest.mark.soak("A prefork child stopped, killed or out of memory costs its own task only")
+def test_a_child_out_of_memory_takes_its_own_task_only(empty_shop: Shop, account):
     """The kernel kills one of two children of a prefork worker: that task fails with its reason, the other's
     goes on, and the pod is never restarted."""
     shop = empty_shop
@@ -229,6 +238,7 @@ def test_a_child_out_of_memory_takes_its_own_task_only(empty_shop: Shop):
     [pod] = shop.pods().values()
     restarts = pod["status"]["containerStatuses"][0]["restartCount"]
     report(error=lost["error"], restarts=restarts)
+    account(books.check([packing]), children_out_of_memory=1)
     assert books.starts[packing] == 1
     assert restarts == 0
     shop.apply_pool()
@@ -249,7 +259,10 @@ def eat(self, mebibytes):
 '''
 
 
-def test_the_task_of_the_only_worker_runs_again_after_it_was_killed(empty_shop: Shop):
+@pytest.mark.soak(
+    "On the cluster: the task of a pool's only worker, killed, runs again from zero", repeat=0.3
+)
+def test_the_task_of_the_only_worker_runs_again_after_it_was_killed(empty_shop: Shop, account):
     """The only worker is deleted by force and the pool paused to zero: resumed, the pool comes back for the
     task that only a lost claim tells of."""
     shop = empty_shop
@@ -268,6 +281,7 @@ def test_the_task_of_the_only_worker_runs_again_after_it_was_killed(empty_shop: 
         seconds_to_the_second_begin=f"{float(books.lines['start'][1][1]) - killed:.1f}",
         extra_runs=shop.extra_runs(),
     )
+    account(books.check([task]), counted=sum(shop.extra_runs().values()), pods_deleted_by_force=1)
     assert books.starts == {task: 2}
     assert books.ends == {task: 1}
     assert sum(shop.extra_runs().values()) == 1

@@ -38,6 +38,7 @@ ASLEEP = {
 }
 """A pod template without Muster's engine: such a pod is ready as soon as it runs."""
 AT_ONCE = {"behavior": {"scaleDown": {"stabilizationSeconds": 0}}}
+GOES_ON = "On the cluster: an operator killed, or cut off from the API server, goes on where it was"
 
 
 def of_condition(seen: dict[str, Any] | None, kind: str) -> tuple[str, str] | None:
@@ -195,6 +196,7 @@ def test_manifests_become_a_deployment_and_a_budget(world: World):
     assert (queue["status"]["depth"], queue["status"]["type"]) == (0, "Redis")
 
 
+@pytest.mark.soak("On the cluster: only idle workers are taken away", repeat=0.3)
 def test_only_workers_that_do_nothing_are_taken_away(world: World):
     """A shrinking pool tells its idle workers to drain and takes those, never one that runs a task."""
     world.apply(
@@ -461,6 +463,7 @@ def _is_quiet(proxy: ApiProxy, seconds: float) -> bool:
     return True
 
 
+@pytest.mark.soak(GOES_ON, repeat=0.3)
 def test_an_operator_that_was_killed_converges(own: World):
     """SIGKILL, changes while nobody looks, start: the cluster comes to what the manifests and loads say."""
     own.apply(
@@ -483,6 +486,7 @@ def test_an_operator_that_was_killed_converges(own: World):
         assert len(own.deployments("mail")) == 1
 
 
+@pytest.mark.soak(GOES_ON, repeat=0.3)
 def test_the_operator_survives_an_outage_of_the_api_server(
     cluster: Cluster, namespace: str, server: RedisServer
 ):

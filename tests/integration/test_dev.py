@@ -303,7 +303,8 @@ def test_what_was_left_is_worked_off_until_idle(place):
     assert not verdict.extra_runs
 
 
-def test_a_killed_dev_leaves_no_process(tmp_path):
+@pytest.mark.soak("No process outlives a killed parent", repeat=True)
+def test_a_killed_dev_leaves_no_process(tmp_path, account):
     """SIGKILL in the middle: workers, their children, beat, the client and the folder are gone soon."""
     client = f"python {QUICKSTART / 'submit.py'}"
     with Dev(tmp_path, QUICKSTART, "--run", client) as dev:
@@ -312,10 +313,12 @@ def test_a_killed_dev_leaves_no_process(tmp_path):
         dev.process.kill()
         dev.process.wait()
         dev.assert_nothing_left()
+    account(parents_killed=1)
 
 
 @pytest.mark.slow
-def test_a_killed_worker_loses_nothing(tmp_path):
+@pytest.mark.soak("Processes killed on the embedded broker lose and damage nothing", repeat=0.3)
+def test_a_killed_worker_loses_nothing(tmp_path, account):
     """Its tasks run again when their lease is over, another worker takes its place, totals are right."""
     folder, totals = tmp_path / "quickstart", tmp_path / "totals.json"
     shutil.copytree(QUICKSTART, folder)
@@ -333,6 +336,7 @@ def test_a_killed_worker_loses_nothing(tmp_path):
         assert Path(event[2]).parent == Path(kept)
         assert Path(event[2]).is_file()
     found = json.loads(totals.read_text())
+    account(kills=1)
     assert_same(found, library() if len(library()) >= 1000 else quickstart_sources())
     assert found["runs"] >= found["files"]
 

@@ -146,7 +146,10 @@ def test_each_trouble_has_its_own_reason_and_never_a_figure(redis_server, url, r
     asyncio.run(story())
 
 
-def test_an_outage_is_unknown_since_its_first_failure_and_then_over(own_redis_server):
+@pytest.mark.soak(
+    "To the operator an outage of the broker is unknown, never zero, and then over", repeat=True
+)
+def test_an_outage_is_unknown_since_its_first_failure_and_then_over(own_redis_server, account):
     """The moment does not move while the outage lasts; the other broker is read all the while."""
     server = own_redis_server
 
@@ -168,6 +171,7 @@ def test_an_outage_is_unknown_since_its_first_failure_and_then_over(own_redis_se
             await until(lambda: isinstance(brokers.view(*KEY).queues["mail"], Known), "the end of the outage")
 
     asyncio.run(story())
+    account(restarts=1)
 
 
 def test_a_queue_whose_key_is_something_else_keeps_no_other_from_being_read(redis_server):

@@ -1,5 +1,6 @@
 """A worker is killed at each step of a task's life: the task runs again, and its end is recorded once."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import redis
 
 from ledger import Ledger
+from muster import Muster
 from muster.transports.connect import connect_observer
 from waiting import wait_for
 from workers import TESTS, Worker
@@ -36,9 +38,6 @@ class Place:
 
     def send(self, task="ledger.work", count=1, **kwargs):
         """Send with Muster's client; return the ids."""
-        os.environ.update(self.environment)
-        from muster import Muster
-
         app = Muster("client", broker=self.environment["BROKER"], backend=self.environment["RESULTS"])
         try:
             return [app.send_task(task, kwargs=kwargs).id for _ in range(count)]
@@ -66,13 +65,21 @@ def faulty(place, pool, fault):
     return Worker("ledger_app", pool, "-c", "1", *LEASE, script=script, FAULT=fault, **place.environment)
 
 
+STEPS = ["claimed", "handed over", "before ack", "after ack"]
+KILLED = "A worker killed at any step of a task's life: it runs again and is recorded once"
+DRAINED = "A drain ends no running task, and gives back what has not begun"
+
+
+@pytest.mark.soak(KILLED, repeat=True)
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("results_database", [0, 1], ids=["joined results", "separate results"])
-@pytest.mark.parametrize("fault", ["claimed", "handed over", "result written", "before ack", "after ack"])
-def test_a_task_outlives_its_worker(own_redis_server, tmp_path, pool, fault, results_database):
+@pytest.mark.parametrize(
+    ("fault", "results_database"),
+    # in one database the result and the ack are one step
+    [*((step, 0) for step in STEPS), *((step, 1) for step in [*STEPS, "result written"])],
+    ids=lambda value: {0: "joined results", 1: "separate results"}.get(value, value),
+)
+def test_a_task_outlives_its_worker(own_redis_server, tmp_path, account, pool, fault, results_database):
     """Killed at this step, the worker takes nothing with it; the next one records the task once."""
-    if fault == "result written" and results_database == 0:
-        fault = "before ack"  # in one database the result and the ack are one step
     place = Place(own_redis_server, tmp_path, results_database)
     with faulty(place, pool, fault) as doomed:
         [task] = place.send()
@@ -80,18 +87,13 @@ def test_a_task_outlives_its_worker(own_redis_server, tmp_path, pool, fault, res
     with Worker("ledger_app", pool, "-c", "1", *LEASE, **place.environment):
         wait_for(place.empty, what="the task is done with", timeout_seconds=20)
         wait_for(lambda: (place.result(task) or {}).get("status") == "SUCCESS", what="its result is there")
-    verdict = place.ledger.check([task])
-    assert not verdict.lost
-    assert not verdict.unexpected
-    if fault == "after ack":
-        assert verdict.extra_runs == place.extra_runs() == 0
-    else:
-        assert place.extra_runs() == 1
-        assert verdict.extra_runs <= 1
+    account(place.ledger.check([task]), counted=place.extra_runs(), kills=1)
+    assert place.extra_runs() == (fault != "after ack")
 
 
+@pytest.mark.soak(KILLED, repeat=True)
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_running_task_outlives_its_worker(place, pool):
+def test_a_running_task_outlives_its_worker(place, account, pool):
     """The only worker is killed while the task runs: it runs again elsewhere, and that is counted."""
     go = place.folder / "go"
     [task] = place.send(until=str(go))
@@ -104,10 +106,13 @@ def test_a_running_task_outlives_its_worker(place, pool):
         wait_for(place.empty, what="the task is done with", timeout_seconds=20)
         assert next_one.metric("muster_task_extra_runs_total") == 1
     assert place.result(task)["status"] == "SUCCESS"
-    assert place.ledger.check([task]).extra_runs == place.extra_runs() == 1
+    verdict = place.ledger.check([task])
+    account(verdict, counted=place.extra_runs(), kills=1)
+    assert verdict.extra_runs == place.extra_runs() == 1
 
 
-def test_a_killed_child_costs_only_its_own_task(place):
+@pytest.mark.soak("A prefork child stopped, killed or out of memory costs its own task only", repeat=True)
+def test_a_killed_child_costs_only_its_own_task(place, account):
     """SIGKILL of one prefork child: its task runs again at once, without waiting for a lease."""
     go = place.folder / "go"
     tasks = place.send(count=2, until=str(go))
@@ -118,6 +123,7 @@ def test_a_killed_child_costs_only_its_own_task(place):
         go.touch()
         wait_for(place.empty, what="both are done with")
         assert worker.metric("muster_task_lost_total") == 1
+    account(place.ledger.check(tasks), counted=place.extra_runs(), children_killed=1)
     assert place.ledger.starts == {tasks[0]: 2, tasks[1]: 1}
     assert place.extra_runs() == 1
 
@@ -137,15 +143,17 @@ def test_a_poison_task_is_buried_and_takes_no_other_with_it(place):
     assert place.depth().dead == 1
 
 
+@pytest.mark.soak(DRAINED, repeat=0.3)
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("task", ["ledger.work", "ledger.early"], ids=["late acks", "early acks"])
-def test_sigterm_lets_running_tasks_finish(place, pool, task):
+def test_sigterm_lets_running_tasks_finish(place, account, pool, task):
     """What runs is finished and recorded, what waits stays in the queue, the exit code is 0."""
-    [first, *_] = place.send(task, count=5, seconds=1.0)
+    [first, *_] = place.send(task, count=5, seconds=0.5)
     with Worker("ledger_app", pool, "-c", "1", **place.environment) as worker:
         wait_for(lambda: place.ledger.starts[first] == 1, what="it runs", timeout_seconds=20)
         worker.terminate()
         assert worker.wait() == 0
+    account(place.ledger.check([first]), counted=place.extra_runs(), drains=1)
     assert place.ledger.ends == {first: 1}
     assert place.result(first)["status"] == "SUCCESS"
     depth = place.depth()
@@ -181,32 +189,54 @@ def test_a_drain_by_message_keeps_the_process(place):
         assert worker.wait() == 0
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_a_redis_restart_loses_nothing(place, pool):
-    """The broker is killed and comes back while tasks run: each is recorded, the process stays the same."""
-    tasks = place.send(count=60, seconds=0.05)
-    with Worker("ledger_app", pool, "-c", "2", *("--lease", "30"), **place.environment) as worker:
-        wait_for(lambda: len(place.ledger.ends) >= 5, what="some are done", timeout_seconds=20)
-        for _ in range(3):
+@pytest.mark.soak(DRAINED)
+def test_drains_in_a_row_lose_nothing(place, account, times):
+    """Twenty drains and one under load, of each pool, beside those that follow: every task runs once."""
+    tasks, rounds = [], 7 * times
+    with contextlib.ExitStack() as stack:
+
+        def hire():
+            hired = [Worker("ledger_app", pool, "-c", "2", **place.environment) for pool in POOLS]
+            return [stack.enter_context(worker) for worker in hired]
+
+        leaving = hire()
+        for _ in range(rounds):
+            staying = hire()
+            for worker in (*leaving, *staying):
+                worker.wait_ready()
             done = len(place.ledger.ends)
-            place.server.kill9()
-            place.server.start()
-            wait_for(lambda d=done: len(place.ledger.ends) > d, what="it goes on", timeout_seconds=20)
-        wait_for(place.empty, what="all are done with", timeout_seconds=40)
-        assert worker.process.poll() is None
-        assert worker.get("/livez")[0] == 200
+            tasks += place.send(count=20, seconds=0.05) + place.send("ledger.early", count=20, seconds=0.05)
+            wait_for(lambda d=done: len(place.ledger.ends) >= d + 5, what="they are at work")
+            for worker in leaving:
+                worker.terminate()
+            assert [worker.wait() for worker in leaving] == [0] * len(POOLS)
+            leaving = staying
+        wait_for(place.empty, what="all are done with", timeout_seconds=60)
     verdict = place.ledger.check(tasks)
-    assert not verdict.lost
-    assert verdict.extra_runs == place.extra_runs()
-    assert all(place.result(task)["status"] == "SUCCESS" for task in tasks)
+    account(verdict, counted=place.extra_runs(), drains=rounds * len(POOLS))
+    assert verdict.extra_runs == place.extra_runs() == 0
 
 
-def test_the_ledger_sees_a_loss(tmp_path):
-    """The checker itself: fed a loss, a stranger and a second run, it names each."""
+def test_the_ledger_sees_a_loss(tmp_path, account):
+    """The checker itself: fed a loss, a stranger and a second run, it names each, and the account fails."""
     path = Path(tmp_path / "ledger")
     path.write_text("start a 1 0\nend a 1 1\nstart b 1 2\nstart a 1 3\nend a 1 4\nend x 1 5\n")
     verdict = Ledger(path).check(["a", "b"])
     assert verdict.lost == {"b"}
+    assert verdict.duplicated == {"a"}
     assert verdict.unexpected == {"x"}
     assert verdict.extra_runs == 1
     assert verdict.unfinished == {"b"}
+    with pytest.raises(AssertionError):
+        account(verdict, counted=1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "counted"), [("ab", 1), ("a", 0), ("", 1)], ids=["lost", "uncounted", "unexpected"]
+)
+def test_each_fault_fails_the_account(tmp_path, account, sent, counted):
+    """A loss, an extra run that nobody counted and a task that nobody sent fail, each by itself."""
+    path = Path(tmp_path / "ledger")
+    path.write_text("start a 1 0\nend a 1 1\nstart a 1 3\nend a 1 4\n")
+    with pytest.raises(AssertionError):
+        account(Ledger(path).check(sent), counted=counted)

@@ -21,14 +21,14 @@ def suite(tmp_path: Path):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  servers: x\n  e2e: x\nxfail_strict = true\n")
     running = []
 
-    def start(code: str, *, ci: bool) -> subprocess.Popen[str]:
+    def start(code: str, *options: str, ci: bool) -> subprocess.Popen[str]:
         (tmp_path / "test_it.py").write_text(code)
         environment = os.environ | {
             "PYTHONPATH": str(TESTS),
             "CI": "true" if ci else "",
             "TMPDIR": str(tmp_path),
         }
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", str(tmp_path)]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *options, str(tmp_path)]
         process = subprocess.Popen(
             command,
             cwd=tmp_path,
@@ -94,6 +94,62 @@ def test_a_module_that_skips_itself_is_an_error_in_ci(suite):
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "CI skips nothing" in output
+
+
+SOAKING = """
+import pytest
+from pathlib import Path
+from ledger import Ledger
+
+@pytest.mark.soak("Nothing is lost")
+def test_counts(account, times):
+    account(restarts=10 * times, longest_end_seconds=0.5)
+
+@pytest.mark.soak("Nothing is lost", repeat=True)
+def test_rounds(account):
+    account(kills=1, longest_end_seconds=1.5)
+
+@pytest.mark.soak("Drains are kind", repeat=0.3)
+def test_fails(account, tmp_path):
+    path = tmp_path / "ledger"
+    path.write_text("start a 1 0\\nend a 1 1\\nstart a 1 3\\nend a 1 4\\nend x 1 5\\n")
+    account(Ledger(path).check(["a", "b"]), counted=1, drains=7)
+
+@pytest.mark.soak("The rest")
+def test_is_left_out():
+    pass
+
+def test_is_no_soak():
+    pass
+"""
+
+
+def test_a_soak_reports_what_its_tests_account_for(suite, tmp_path: Path):
+    """The counts follow `--times`; figures are added up; a loss fails and is told, as is what did not run."""
+    report = tmp_path / "reports" / "soak.md"
+    options = ["-m", "soak", "-k", "not left_out", "--times", "3", "--soak-report", str(report)]
+    output, _ = suite(SOAKING, *options, ci=True).communicate(timeout=60)
+    assert "1 failed, 4 passed, 2 deselected" in output
+    rows = [line.split("|")[1:-1] for line in report.read_text().splitlines() if line[:1] == "|"]
+    told = {row[0].strip(): [cell.strip() for cell in row[1:-1]] for row in rows}
+    nothing = [""] * 6
+    done = "restarts 30, longest end seconds 1.5, kills 3"
+    assert told["Nothing is lost"] == ["4 of 4 passed", done, *nothing]
+    assert told["Drains are kind"] == ["0 of 1 passed, 1 failed", "drains 7", "2", "1", "1", "1", "1", "1"]
+    assert told["The rest"] == ["0 of 1 passed, 1 not run", "", *nothing]
+    text = report.read_text()
+    assert "| tests | 5 of 6 ran, 1 failed |" in text
+    assert "| tasks lost | 1 |" in text
+    assert "-m `soak`, -k `not left_out`" in text
+    assert "- `test_it.py::test_fails`" in text
+
+
+def test_a_soak_whose_time_is_over_says_what_it_left_out(suite, tmp_path: Path):
+    """`--minutes 0`: no test begins, and none counts as run."""
+    report = tmp_path / "soak.md"
+    suite(SOAKING, "--minutes", "0", "--soak-report", str(report), ci=True).communicate(timeout=60)
+    assert "| tests | 0 of 4 ran, 0 failed |" in report.read_text()
+    assert "--minutes `0.0`" in report.read_text()
 
 
 WAITING = """

@@ -103,7 +103,11 @@ def test_each_job_is_reported_once(start):
     assert Counter(e.number for e in driver.events) == dict.fromkeys(range(1, 1001), 1)
 
 
-def test_a_killed_child_loses_only_the_job_it_ran(start, tmp_path):
+CHILD = "A prefork child stopped, killed or out of memory costs its own task only"
+
+
+@pytest.mark.soak(CHILD, repeat=True)
+def test_a_killed_child_loses_only_the_job_it_ran(start, account, tmp_path):
     """SIGKILL: the running job is lost, those behind it run elsewhere, the child is replaced."""
     driver = start(slots=1)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
@@ -115,9 +119,11 @@ def test_a_killed_child_loses_only_the_job_it_ran(start, tmp_path):
     assert set(driver.lost()) == {1}
     assert "SIGKILL" in driver.lost()[1].text
     assert driver.pids() != {pid}
+    account(children_killed=1)
 
 
-def test_a_stopped_child_holds_up_only_the_job_it_runs(start, tmp_path):
+@pytest.mark.soak(CHILD, repeat=True)
+def test_a_stopped_child_holds_up_only_the_job_it_runs(start, account, tmp_path):
     """SIGSTOP: what was given to the child and not begun is taken back and runs in the other."""
     driver = start(slots=2)
     go, ledger = tmp_path / "go", tmp_path / "ledger"
@@ -131,6 +137,7 @@ def test_a_stopped_child_holds_up_only_the_job_it_runs(start, tmp_path):
     go.touch()
     os.kill(pid, signal.SIGCONT)
     driver.until(lambda: 1 in driver.outcomes())
+    account(children_stopped=1)
 
 
 def test_jobs_behind_a_long_one_are_taken_back(start):
@@ -150,7 +157,8 @@ def test_the_hard_limit_kills_the_job_and_no_other(start):
     assert driver.outcomes()[2].state == "SUCCESS"
 
 
-def test_the_hard_limit_holds_for_a_stopped_child(start, tmp_path):
+@pytest.mark.soak(CHILD, repeat=True)
+def test_the_hard_limit_holds_for_a_stopped_child(start, account, tmp_path):
     """A child that does not run at all is killed at the limit too."""
     driver = start(slots=1)
     ledger = tmp_path / "ledger"
@@ -160,6 +168,7 @@ def test_the_hard_limit_holds_for_a_stopped_child(start, tmp_path):
     os.kill(pid, signal.SIGSTOP)
     driver.until(lambda: 1 in driver.lost())
     assert driver.lost()[1].by_limit
+    account(children_stopped=1)
 
 
 def test_the_soft_limit_is_raised_in_the_task(start):
@@ -313,7 +322,8 @@ time.sleep(60)
 """
 
 
-def test_nothing_outlives_a_killed_parent():
+@pytest.mark.soak("No process outlives a killed parent", repeat=True)
+def test_nothing_outlives_a_killed_parent(account):
     """SIGKILL of the parent: the template and both children, busy ones, are gone within a second."""
     tests = Path(__file__).parents[2]
     parent = subprocess.Popen(
@@ -330,4 +340,6 @@ def test_nothing_outlives_a_killed_parent():
         parent.kill()
         parent.wait()
         parent.stdout.close()
+    killed = time.monotonic()
     wait_gone(pids, seconds=1)
+    account(parents_killed=1, longest_end_seconds=time.monotonic() - killed)
