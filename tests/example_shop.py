@@ -46,6 +46,11 @@ class Books(Ledger):
     def _count(self, what):
         return Counter(line[0] for line in self.lines[what])
 
+    @property
+    def pods(self):
+        """The pods in which tasks began."""
+        return {line[2].split("/")[0] for line in self.lines["start"]}
+
     def workers_of(self, task_id):
         """Return `pod/pid` of each begin."""
         return [line[2] for line in self.lines["start"] if line[0] == task_id]
@@ -199,6 +204,19 @@ class Shop:
         lines = self.redis("broker", "hgetall", "muster.extra_runs")
         return {json.loads(key)[2]: int(count) for key, count in zip(lines[::2], lines[1::2], strict=True)}
 
+    def in_flight(self, pod):
+        """Return how many messages the broker has down as being run by a pod's worker."""
+        tags = self.redis("broker", "zrange", f"muster.running.{POOL}", "0", "-1")
+        return sum(f":{pod['metadata']['uid']}:" in tag for tag in tags)
+
+    def busy_pod(self):
+        """Wait until a worker runs a task, and return its pod."""
+        return wait_for(
+            lambda: next((pod for pod in self.pods().values() if self.in_flight(pod)), None),
+            what="a worker at work",
+            timeout_seconds=90,
+        )
+
     def clear(self):
         """Empty the books, the broker's counts and its queue; the pool is as the example has it."""
         self.redis("books", "flushall")
@@ -251,8 +269,11 @@ class Decisions(list):
 
 
 def recomputed(pool, decision):
-    """Return the size that the decision function names for a decision's own inputs."""
+    """Return the size that the decision function names for a decision's own inputs, which must add up."""
     inputs = decision["inputs"]
+    started = max(inputs["running"], inputs["busy"])
+    lost = max(0, inputs["claimed"] + inputs["running"] - started)
+    assert inputs["neededSlots"] == started + inputs["ready"] + inputs["due"] + lost
     names = ("ready", "claimed", "running", "expired", "due", "busy")
     load = Load(slots=inputs["neededSlots"], **{name: inputs[name] for name in names})
     now = datetime.fromisoformat(decision["time"])

@@ -169,6 +169,27 @@ class Cluster:
         if done.returncode:
             raise RuntimeError(f"{image} could not be loaded into cluster {self.name}: {done.stderr.strip()}")
 
+    def on_node(self, node: str, *command: str) -> str:
+        """Run a command on a node, which is a container of the engine, and return its output."""
+        done = subprocess.run(
+            ["docker", "exec", node, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ConnectionError(f"{' '.join(command)} on {node}: {done.stdout.strip()}")
+        return done.stdout
+
+    def kill_container(self, pod: Manifest) -> None:
+        """Send SIGKILL to the first process of a pod's first container; the kubelet starts it again."""
+        self.on_node(pod["spec"]["nodeName"], *CTR, "kill", "--signal", "SIGKILL", container_id(pod))
+
+    def has_process(self, pod: Manifest) -> bool:
+        """Whether the first container of a pod, which may be deleted by now, still has processes."""
+        return container_id(pod) in self.on_node(pod["spec"]["nodeName"], *CTR, "ls", "--quiet").split()
+
     def create_namespace(self, name: str) -> None:
         """Create a namespace under the restricted pod security level and wait until pods can start in it."""
         self.apply(
@@ -198,6 +219,14 @@ class Cluster:
                 f"event {about['kind']} {about['name']}: {event.get('reason')}: {event.get('message')}"
             )
         return "\n".join(lines)
+
+
+CTR = ("ctr", "--namespace", "k8s.io", "tasks")
+
+
+def container_id(pod: Manifest) -> str:
+    """Return the container runtime's name of a pod's first container."""
+    return pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
 
 
 def _manifests(given: str | Path | Manifest | Iterable[Manifest]) -> Iterable[Manifest]:
