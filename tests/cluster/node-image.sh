@@ -101,6 +101,9 @@ control_plane_images() {             # control_plane_images FOLDER ROOT: under t
   for b in kube-apiserver kube-controller-manager kube-scheduler kube-proxy; do ln "$p/usr/local/bin/etcd" "$p/usr/local/bin/$b"; done
   cp "$bin/coredns" "$p/coredns"
   for f in /usr/sbin/nft $(ldd /usr/sbin/nft | grep -o '/[^ ]*'); do mkdir -p "$p$(dirname "$f")"; cp -L "$f" "$p$f"; done
+  # nft names protocols by it; kube-proxy would not know its own entries again when it reads them back, which it
+  # does when it starts and every hour, and would delete them all
+  cp "$r/etc/protocols" "$p/etc/"
   gcc -O2 -static -o "$p/pause" "$here/pause.c"
   import() { tar -C "$p" -c . | docker import --change 'ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin' --change "ENTRYPOINT [\"$1\"]" - "$2" >/dev/null; }
   mapfile -t names < <("$r/usr/bin/kubeadm" config images list --kubernetes-version $kubernetes 2>/dev/null)

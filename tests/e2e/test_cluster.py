@@ -3,6 +3,7 @@
 import pytest
 
 from kube import ApiException, Cluster
+from waiting import wait_for
 
 UNPRIVILEGED = {
     "allowPrivilegeEscalation": False,
@@ -94,8 +95,14 @@ def test_a_privileged_pod_is_refused(cluster: Cluster, namespace: str):
         cluster.apply(wanting, namespace=namespace)
 
 
+def proxies(cluster: Cluster, node: str) -> list[dict]:
+    found = cluster.list("Pod", namespace="kube-system", labels="k8s-app=kube-proxy")
+    return [each for each in found if each["spec"].get("nodeName") == node]
+
+
 def test_a_service_name_reaches_redis_on_the_other_node(cluster: Cluster, namespace: str):
-    """A pod on one worker node resolves a Service by name and gets PONG from redis:8 on the other node."""
+    """A pod on one worker node resolves a Service by name and gets PONG from redis:8 on the other node; also
+    after the node's kube-proxy has started anew and read its own rules back, as it does every hour."""
     here, there = workers(cluster)
     redis = ["redis-server", "--save", "", "--protected-mode", "no"]
     service = {
@@ -104,13 +111,25 @@ def test_a_service_name_reaches_redis_on_the_other_node(cluster: Cluster, namesp
         "metadata": {"name": "redis"},
         "spec": {"selector": {"app": "redis"}, "ports": [{"port": 6379}]},
     }
-    ping = pod(
-        "ping", image="python:3.13-slim", command=["python", "-c", PING], node=here, restart="OnFailure"
+    cluster.apply([service, pod("redis", image="redis:8", command=redis, node=there)], namespace=namespace)
+
+    def ping(name: str) -> None:
+        made = pod(
+            name, image="python:3.13-slim", command=["python", "-c", PING], node=here, restart="OnFailure"
+        )
+        cluster.apply(made, namespace=namespace)
+        done = cluster.wait_for_object("Pod", name, finished, namespace=namespace, timeout_seconds=180)
+        assert done["status"]["phase"] == "Succeeded"
+        assert done["spec"]["nodeName"] == here
+        assert cluster.logs(name, namespace=namespace).strip() == "+PONG"
+
+    ping("before")
+    [old] = proxies(cluster, here)
+    cluster.delete("Pod", old["metadata"]["name"], namespace="kube-system")
+    wait_for(
+        lambda: [each for each in proxies(cluster, here) if ready(each)],
+        until=lambda found: [each["metadata"]["uid"] for each in found] not in ([], [old["metadata"]["uid"]]),
+        what="the node's new kube-proxy",
+        timeout_seconds=60,
     )
-    cluster.apply(
-        [service, pod("redis", image="redis:8", command=redis, node=there), ping], namespace=namespace
-    )
-    done = cluster.wait_for_object("Pod", "ping", finished, namespace=namespace, timeout_seconds=180)
-    assert done["status"]["phase"] == "Succeeded"
-    assert done["spec"]["nodeName"] == here
-    assert cluster.logs("ping", namespace=namespace).strip() == "+PONG"
+    ping("after")

@@ -250,7 +250,13 @@ def test_an_unreadable_queue_takes_nothing_away(own: World):
     own.push("mail", 1)
     own.wait_replicas("mail", 3)
     own.wait_condition("TaskQueue", "mail", "Ready", "True")
-    assert own.get("WorkerPool", "mail")["status"]["lastDecision"]["from"] == 2
+    own.cluster.wait_for_object(
+        "WorkerPool",
+        "mail",
+        lambda seen: (decision := seen["status"]["lastDecision"])["from"] == 2 and decision["to"] == 3,
+        namespace=own.namespace,
+        api_version=API_VERSION,
+    )
 
 
 def test_each_broken_secret_has_a_reason_of_its_own_and_heals(world: World):
