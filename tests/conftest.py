@@ -36,16 +36,23 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(number, interrupt)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it needs, and run the quick ones first."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs, and run the quick ones first.
+
+    With several processes (`-n 2 --dist loadgroup`) one of them has the cluster's tests, which mostly wait, and
+    begins with them, while the others have all the rest.
+    """
+    several = hasattr(config, "workerinput")
     for item in items:
         if {"redis_server", "own_redis_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)
         if item.path.is_relative_to(TESTS / "e2e"):
             item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.xdist_group("cluster"))
     items.sort(
         key=lambda item: (
-            item.get_closest_marker("e2e") is not None,
+            (item.get_closest_marker("e2e") is not None) != several,
             _needs_server(item),
             # an operator of the whole cluster is installed last: it would see to the others' resources too
             "muster_installed" in getattr(item, "fixturenames", ()),
