@@ -498,12 +498,59 @@ def test_a_settlement_counts_once(broker):
     assert broker.depth("other").ready == 1
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_an_early_ack_is_answered_as_at_first_however_often_it_is_said(broker, running):
+    """ACK_EARLY: the message is nobody's any more, so the worker whose answer got lost must hear "ours"."""
+    broker.publish(message("1"), message("2"))
+    transport = broker.transport()
+    first, second = claim(transport, run=2 * running)
+    assert settle(transport, first, Verdict.ACK_EARLY)
+    depth = broker.depth()
+    assert (depth.ready, depth.claimed + depth.running, depth.waiting, depth.dead) == (0, 1, 0, 0)
+    transport.tick(Tick(renew=[(d.queue, d.tag) for d in (first, second)], reconcile=True))
+    transport.turn(Turn(claim=1))
+    both = [Settlement(tag=d.tag, queue=d.queue, verdict=Verdict.ACK_EARLY) for d in (first, second)]
+    sending = Sending("beside", [Publication("other", message("3"))])
+    for _ in range(3):
+        assert list(transport.turn(Turn(settle=both, send=[sending])).settled) == [True, True]
+    assert claim(transport) == []
+    assert broker.depth("other").ready == 1
+    assert not start(transport, first)
+    assert not settle(transport, first, Verdict.RETURN)
+
+
+def test_an_early_ack_of_what_was_lost_starts_nothing(broker):
+    """Who has the message now will run it: the answer is no, and stays no when it is asked for again."""
+    broker.publish(message())
+    slow, other = broker.transport(worker="slow", lease_seconds=SHORT), broker.transport(worker="other")
+    [delivery] = claim(slow)
+    broker.elapse(2 * SHORT)
+    other.tick(Tick())
+    for _ in range(3):
+        assert not settle(slow, delivery, Verdict.ACK_EARLY)
+    [theirs] = claim(other)
+    assert settle(other, theirs, Verdict.ACK_EARLY)
+    assert not settle(slow, delivery, Verdict.ACK_EARLY)
+    assert not settle(slow, theirs, Verdict.ACK_EARLY), "what another worker said is not what this one said"
+
+
+def test_what_a_run_publishes_goes_out_beside_its_early_ack(broker):
+    """That the ack was said is remembered apart: the publications of the same message are new."""
+    broker.publish(message("1"))
+    transport = broker.transport()
+    [delivery] = claim(transport, run=1)
+    assert settle(transport, delivery, Verdict.ACK_EARLY)
+    for _ in range(2):
+        assert settle(transport, delivery, Verdict.ACKED, publish=[Publication("mail", message("2"))])
+    assert raws(claim(transport)) == [message("2")]
+
+
 def test_after_an_early_ack_results_and_publications_are_carried_out(broker):
     """ACKED: the message has gone already; what else the run brought is not lost, and not doubled."""
     broker.publish(message("1"))
     transport = broker.transport()
     [delivery] = claim(transport, run=1)
-    assert settle(transport, delivery, Verdict.ACK)
+    assert settle(transport, delivery, Verdict.ACK_EARLY)
     document = b'{"status":"SUCCESS","result":1,"task_id":"1"}'
     for _ in range(3):  # the answers may have got lost
         assert settle(

@@ -50,6 +50,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.held = {}
         self.forgotten = []
         self.extra_runs = 0
+        self.acked_early = {}
+        """Worker → the tag of its last early ack, which it may say again."""
 
     def make_broker(self):
         raise NotImplementedError
@@ -123,6 +125,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if held is None:
             return
         eta = self.broker.now() + 7
+        follow = follow and verdict is not Verdict.ACK_EARLY  # nothing has run yet
         publish = [Publication("other", self.new("other", 0.0))] if follow else []
         self.say(worker, held.delivery, verdict, eta, publish, ours=True)
         if verdict in {Verdict.RETURN, Verdict.LOST}:
@@ -130,8 +133,10 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         del self.held[held.delivery.tag]
         self.forgotten.append(held.delivery)
+        if verdict is Verdict.ACK_EARLY:
+            self.acked_early[worker] = held.delivery.tag
         match verdict:
-            case Verdict.ACK:
+            case Verdict.ACK | Verdict.ACK_EARLY:
                 del self.place[held.id]
             case Verdict.DEAD:
                 self.place[held.id] = "dead"
@@ -147,7 +152,8 @@ class BrokerMachine(RuleBasedStateMachine):
         if self.forgotten:
             delivery = self.forgotten[number % len(self.forgotten)]
             publish = [Publication("mail", message("never"))]
-            self.say(worker, delivery, verdict, self.broker.now() + 7, publish, ours=False)
+            again = verdict is Verdict.ACK_EARLY and delivery.tag == self.acked_early.get(worker)
+            self.say(worker, delivery, verdict, self.broker.now() + 7, publish, ours=again)
             start = Start(delivery.tag, delivery.queue)
             assert list(self.transports[worker].turn(Turn(start=[start])).started) == [False]
 

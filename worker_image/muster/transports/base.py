@@ -35,6 +35,9 @@ class Verdict(IntEnum):
     ACKED = 6
     """It was acknowledged before it started (early ack): only `result` and `publish` remain. They are
     carried out, `publish` once however often this is said."""
+    ACK_EARLY = 7
+    """It is about to start (early ack): done with for the broker, and nothing comes with it. Said again in
+    the next turns, because its answer got lost, it is answered as at first: nobody else has the message."""
 
 
 class Delivery(msgspec.Struct, frozen=True):

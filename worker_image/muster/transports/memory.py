@@ -35,6 +35,7 @@ from muster.transports.base import (
     Turned,
     Verdict,
 )
+from muster.transports.once import Once
 from muster.wire.keys import PRIORITY_STEPS, priority_step
 from muster.wire.losses import may_have_run, with_loss
 
@@ -99,8 +100,8 @@ class MemoryBroker:
         self._extra_runs: dict[tuple[str, str, str], int] = {}
         self._paces: dict[str, Pace] = {}
         """Task → how far its rate for all workers is used up."""
-        self._sent: dict[str, set[str]] = {}
-        """Worker → what it said last of all that must be done once."""
+        self._sent: dict[str, list[str]] = {}
+        """Worker → what it said last of all that is done once."""
         self._watches: list[MemoryWatch] = []
 
     # -- views
@@ -171,21 +172,14 @@ class MemoryBroker:
             else:
                 self._enqueue(message)
 
-    def _new(self, turn: Turn, worker: str) -> set[str]:
-        """Return the tags and tokens of what this turn says for the first time, of all that is done once."""
-        acked = (s.tag for s in turn.settle if s.verdict is Verdict.ACKED and s.publish)
-        said = {*acked, *(sending.token for sending in turn.send)}
-        if not said:
-            return said
-        before = self._sent.get(worker, set())
-        self._sent[worker] = said
-        return said - before
-
-    def _settle(self, settlement: Settlement, dead_letter: str, new: set[str], now: float) -> bool:
+    def _settle(self, settlement: Settlement, dead_letter: str, once: Once, now: float) -> bool:
         if settlement.verdict is Verdict.ACKED:
-            if settlement.tag in new:
+            if settlement.publish and once.is_new(settlement.tag):
                 self._publish(settlement.publish, now)
             return True
+        if settlement.verdict is Verdict.ACK_EARLY:
+            held = self._find(settlement) and self._held.pop(settlement.tag)
+            return once.ours(settlement.tag, acked_now=held is not None)
         if self._find(settlement) is None:
             return False
         message = self._held.pop(settlement.tag).message
@@ -252,11 +246,13 @@ class MemoryBroker:
         with self._lock:
             now = self._clock()
             deadline = now + transport.lease_seconds
-            new = self._new(turn, transport.worker)
-            settled = [self._settle(s, transport.dead_letter(s.queue), new, now) for s in turn.settle]
+            once = Once(lambda: self._sent.get(transport.worker, ()))
+            settled = [self._settle(s, transport.dead_letter(s.queue), once, now) for s in turn.settle]
             for sending in turn.send:
-                if sending.token in new:
+                if once.is_new(sending.token):
                     self._publish(sending.publications, now)
+            if once.said:
+                self._sent[transport.worker] = once.said
             put_off: dict[str, float] = {}
             started = [self._start(start, now, deadline, put_off) for start in turn.start]
             deliveries = []

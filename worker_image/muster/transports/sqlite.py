@@ -34,6 +34,7 @@ from muster.transports.base import (
     Turned,
     Verdict,
 )
+from muster.transports.once import Once
 from muster.wire.keys import PRIORITY_STEPS, priority_step
 from muster.wire.losses import may_have_run, with_loss
 
@@ -144,40 +145,42 @@ class SQLiteTransport:
             if self._results_joined:
                 results = [one.result for one in turn.settle if one.result is not None]
                 store_results(connection, results, now)
-            new = self._new(connection, turn, now)
-            settled = [self._settle(connection, settlement, new, now) for settlement in turn.settle]
+            once = Once(lambda: self._said(connection))
+            settled = [self._settle(connection, settlement, once, now) for settlement in turn.settle]
             for sending in turn.send:
-                if sending.token in new:
+                if once.is_new(sending.token):
                     publish(connection, sending.publications, now)
+            if once.said:
+                self._remember(connection, once.said, now)
             deadline = now + self._lease_seconds
             put_off: dict[str, float] = {}
             started = [self._start(connection, start, now, put_off) for start in turn.start]
             deliveries = self._claim(connection, turn, deadline) if turn.claim > 0 else []
         return Turned(settled=settled, started=started, put_off=put_off, deliveries=deliveries, now=now)
 
-    def _new(self, connection: sqlite3.Connection, turn: Turn, now: float) -> set[str]:
-        """Return the tags and tokens of what this turn says for the first time, of all that is done once."""
-        acked = (s.tag for s in turn.settle if s.verdict is Verdict.ACKED and s.publish)
-        said = {*acked, *(sending.token for sending in turn.send)}
-        if not said:
-            return said
-        before = connection.execute("DELETE FROM sent WHERE worker = ? RETURNING token", (self._worker,))
-        new = said - {token for (token,) in before}
+    def _said(self, connection: sqlite3.Connection) -> set[str]:
+        return {
+            token
+            for (token,) in connection.execute("SELECT token FROM sent WHERE worker = ?", (self._worker,))
+        }
+
+    def _remember(self, connection: sqlite3.Connection, said: Iterable[str], now: float) -> None:
+        connection.execute("DELETE FROM sent WHERE worker = ?", (self._worker,))
         connection.executemany(
-            "INSERT INTO sent (worker, token, at) VALUES (?, ?, ?)",
+            "INSERT OR IGNORE INTO sent (worker, token, at) VALUES (?, ?, ?)",
             ((self._worker, one, now) for one in said),
         )
-        return new
 
-    def _settle(
-        self, connection: sqlite3.Connection, settlement: Settlement, new: set[str], now: float
-    ) -> bool:
+    def _settle(self, connection: sqlite3.Connection, settlement: Settlement, once: Once, now: float) -> bool:
         verdict = settlement.verdict
         key = _key(settlement.tag, settlement.queue)
         if verdict is Verdict.ACKED:
-            if settlement.tag in new:
+            if settlement.publish and once.is_new(settlement.tag):
                 publish(connection, settlement.publish, now)
             return True
+        if verdict is Verdict.ACK_EARLY:
+            acked = connection.execute(_ACK, key).rowcount > 0
+            return once.ours(settlement.tag, acked_now=acked)
         if verdict is Verdict.ACK and not settlement.publish:
             return connection.execute(_ACK, key).rowcount > 0
         found = connection.execute(_HELD, key).fetchone()

@@ -5,20 +5,24 @@
 --   send = {{token, {publication, …}}, …}
 -- Returns {now, settled bits, started bits, {tag, until, …} of starts put off, index of queue, step, message,
 --   index of queue, …}.
-local ACK, RETURN, LOST, DEAD, DEFER, REQUEUE, ACKED = 0, 1, 2, 3, 4, 5, 6
+local ACK, RETURN, LOST, DEAD, DEFER, REQUEUE, ACKED, ACK_EARLY = 0, 1, 2, 3, 4, 5, 6, 7
 local settle, start, limit, run, worker, first, lease, queues, send = unpack(args)
 
 -- What is done once however often it is said. A worker says it again in its next turns until it has an answer,
 -- so that only the last of them need be remembered.
 local sent_key = prefix .. 'muster.sent.' .. worker
-local before, said
-local function is_new(token)
-  if not said then
-    before, said = {}, {}
+local before
+local said = {}
+local function is_known(token)
+  if not before then
+    before = {}
     for _, known in ipairs(redis.call('SMEMBERS', sent_key)) do before[known] = true end
   end
+  return before[token]
+end
+local function is_new(token)
   said[#said + 1] = token
-  return not before[token]
+  return not is_known(token)
 end
 
 local settled, started = {}, {}
@@ -29,8 +33,13 @@ for i, s in ipairs(settle) do
     or redis.call('ZREM', running_key(queue), tag) + redis.call('ZREM', claimed_key(queue), tag) > 0
   local result = s[7]
   if #result > 0 then store_result(result[6], result[2], result[3], result[4], result[5]) end
+  if verdict == ACK_EARLY then
+    local token = 'early ' .. tag  -- the tag itself stands for what the run publishes
+    if ours then done_tags[#done_tags + 1] = tag else ours = is_known(token) end
+    if ours then said[#said + 1] = token end
+  end
   settled[i] = ours and '1' or '0'
-  if ours then
+  if ours and verdict ~= ACK_EARLY then
     if #s[8] > 0 and (verdict ~= ACKED or is_new(tag)) then
       for _, p in ipairs(s[8]) do publish(p[1], p[2], p[3], p[4], p[5]) end
     end
@@ -65,10 +74,10 @@ for _, s in ipairs(send) do
     for _, p in ipairs(s[2]) do publish(p[1], p[2], p[3], p[4], p[5]) end
   end
 end
-if said then
+if #said > 0 then
   redis.call('DEL', sent_key)
   redis.call('SADD', sent_key, unpack(said))
-  redis.call('EXPIRE', sent_key, 3600)
+  redis.call('EXPIRE', sent_key, 86400)
 end
 
 -- How often a task may start in all workers together: `ask` of muster/core/rate.py, whose state is a hash.
