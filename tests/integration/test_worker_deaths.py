@@ -9,7 +9,9 @@ import pytest
 import redis
 
 from ledger import Ledger
+from lossy_proxy import LossyProxy
 from muster import Muster
+from muster.transports.base import Verdict
 from muster.transports.connect import connect_observer
 from waiting import wait_for
 from workers import TESTS, Worker
@@ -109,6 +111,23 @@ def test_a_running_task_outlives_its_worker(place, account, pool):
     verdict = place.ledger.check([task])
     account(verdict, counted=place.extra_runs(), kills=1)
     assert verdict.extra_runs == place.extra_runs() == 1
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_task_outlives_the_answer_to_its_early_ack(place, pool):
+    """The broker has given the message up and the worker does not hear of it: the task runs, once."""
+    with LossyProxy(place.server.port) as proxy:
+        place.environment["BROKER"] = proxy.url
+        with Worker("ledger_app", pool, "-c", "1", **place.environment) as worker:
+            proxy.lose_answer_to(b"\xa6celery" + bytes([Verdict.ACK_EARLY]))
+            [task] = place.send("ledger.early")
+            wait_for(
+                lambda: (place.result(task) or {}).get("status") == "SUCCESS", what="its result is there"
+            )
+            assert proxy.lost == 1
+            assert "lease" not in worker.log
+    assert place.ledger.starts == place.ledger.ends == {task: 1}
+    assert place.empty()
 
 
 @pytest.mark.soak("A prefork child stopped, killed or out of memory costs its own task only", repeat=True)

@@ -91,6 +91,8 @@ class _Held(msgspec.Struct):
     job: Job
     acked: bool = False
     """Acknowledged before its start (early ack)."""
+    gone: bool = False
+    """Its lease has ended, and that was said."""
     paced: bool = False
     """The broker has counted it for the rate of all workers."""
 
@@ -138,6 +140,9 @@ class WorkerLoop:
         self._held: dict[int, _Held] = {}
         self._waiting: deque[int] = deque()
         """Held, not yet down as running (or not yet acked, for early acks)."""
+        self._acking: list[int] = []
+        """Held, asked for their early ack and not answered: it may have been carried out, so that nobody else
+        has the message, and it is asked for in each turn until the broker says."""
         self._given_back: deque[Job] = deque()
         """Down as running, taken back from behind a long job: to be submitted again."""
         self._settle: list[Settlement] = []
@@ -372,7 +377,9 @@ class WorkerLoop:
     def _tick(self, now: float) -> None:
         renew: list[tuple[str, str]] = []
         if now >= self._renew_at or self._reconcile:
-            renew = [(h.delivery.queue, h.delivery.tag) for h in self._held.values() if not h.acked]
+            renew = [
+                (h.delivery.queue, h.delivery.tag) for h in self._held.values() if not (h.acked or h.gone)
+            ]
             # what is done and waits to be settled is ours as well
             renew += [(s.queue, s.tag) for s in self._settle if s.verdict is not Verdict.ACKED]
         report = self._make_report(now)
@@ -412,15 +419,25 @@ class WorkerLoop:
 
     def _leases_gone(self, tags: frozenset[str]) -> None:
         for number, held in list(self._held.items()):
-            if held.delivery.tag in tags:
+            if held.delivery.tag not in tags or number in self._acking:  # our own ack may have taken it away
+                continue
+            if number in self._waiting:
+                self._waiting.remove(number)
+                self._left_to_others(self._held.pop(number))
+            else:
+                held.gone = True
                 logger.warning(
                     "the lease of %s[%s] ended before it could be renewed: it will run again",
                     held.message.task,
                     held.message.id,
                 )
-                if number in self._waiting:
-                    self._waiting.remove(number)
-                    del self._held[number]
+
+    def _left_to_others(self, held: _Held) -> None:
+        logger.warning(
+            "the lease of %s[%s] ended before it started here: it is left to whoever takes it next",
+            held.message.task,
+            held.message.id,
+        )
 
     def _obey(self, command: bytes) -> None:
         try:
@@ -506,12 +523,13 @@ class WorkerLoop:
         claim = 0
         consuming = not self.draining and len(self._settle) < MAX_UNSETTLED
         if consuming and self._hungry:
-            claim = max(0, self._room(self._depth()) - len(self._waiting) - len(self._given_back))
+            coming = len(self._waiting) + len(self._acking) + len(self._given_back)
+            claim = max(0, self._room(self._depth()) - coming)
         starting = self._to_start()
-        if not (claim or starting or self._settle or self._asked):
+        early = [number for number in self._acking if number in self._held]
+        if not (claim or starting or early or self._settle or self._asked):
             return False
         starts: list[int] = []
-        early: list[int] = []
         for number in starting:
             held = self._held[number]
             asks = held.policy.acks_late or (held.policy.global_rate is not None and not held.paced)
@@ -529,8 +547,10 @@ class WorkerLoop:
                 )
             )
         except BrokerUnavailable:
-            self._waiting.extendleft(reversed(starting))
+            self._waiting.extendleft(reversed(starts))
+            self._acking = early
             raise
+        self._acking = []
         if self._failures:
             self._recovered()
         self._settled(turned.settled)
@@ -558,7 +578,7 @@ class WorkerLoop:
                 self._held[number].acked = True
                 submit.append(self._held[number].job)
             else:
-                del self._held[number]
+                self._left_to_others(self._held.pop(number))
         for delivery in turned.deliveries:
             job = self._admit(delivery, now)
             if job is not None:
@@ -578,7 +598,7 @@ class WorkerLoop:
         """Return the waiting jobs that the pool has room for, taking them off the list."""
         if not self._waiting or self.draining:
             return []
-        room = min(self._pool.room(1), len(self._waiting))
+        room = max(0, min(self._pool.room(1) - len(self._acking), len(self._waiting)))
         starting = []
         for number in [self._waiting.popleft() for _ in range(room)]:
             held = self._held[number]
@@ -891,4 +911,4 @@ _NO_PACE: Final = Pace()
 
 
 def _early_ack(held: _Held) -> Settlement:
-    return Settlement(tag=held.delivery.tag, queue=held.delivery.queue, verdict=Verdict.ACK)
+    return Settlement(tag=held.delivery.tag, queue=held.delivery.queue, verdict=Verdict.ACK_EARLY)

@@ -10,8 +10,9 @@ from muster.core.autoscale import Bounds
 from muster.core.effects import Publication
 from muster.core.policy import Policy
 from muster.core.rate import read_rate
+from muster.errors import BrokerUnavailable
 from muster.pools.base import Outcome, Returned, Running
-from muster.transports.base import Turn
+from muster.transports.base import Tick, Turn, Verdict
 from muster.transports.memory import MemoryBroker
 from muster.wire.message import pack, peek
 from muster.wire.report import decode as decode_report
@@ -37,6 +38,7 @@ class Pool:
     def __init__(self, clock):
         self.clock = clock
         self.started = []
+        self.held = []
         self.events = []
 
     def room(self, depth):
@@ -105,6 +107,44 @@ class SlotPool(Pool):
         return [Running(number, self.clock() - since) for number, (since, _) in self.active.items()]
 
 
+class Line:
+    """A transport whose broker can be away, and whose answers can get lost."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.watch = inner.watch
+        self.error = BrokerUnavailable("the broker is away")
+        self.unheard = self.unanswered = nothing
+        """Whether what is asked gets lost on its way, or its answer does."""
+
+    def turn(self, turn):
+        return self._through(self.inner.turn, turn)
+
+    def tick(self, tick):
+        return self._through(self.inner.tick, tick)
+
+    def _through(self, call, asked):
+        if self.unheard(asked):
+            raise self.error
+        answer = call(asked)
+        if self.unanswered(asked):
+            raise self.error
+        return answer
+
+
+def nothing(_asked):
+    return False
+
+
+def everything(_asked):
+    return True
+
+
+def acks_early(asked):
+    """Whether a turn asks for an early ack."""
+    return isinstance(asked, Turn) and any(one.verdict is Verdict.ACK_EARLY for one in asked.settle)
+
+
 class Fleet:
     """Workers with the same policies on one broker. Time moves by steps of 5 ms."""
 
@@ -116,6 +156,10 @@ class Fleet:
         self.broker = MemoryBroker(self.clock)
         self.policies = {task: Policy(**fields) for task, fields in policies.items()}
         self.pools = {name: self.make_pool(self.clock) for name in names}
+        self.lines = {
+            name: Line(self.broker.transport(queues=["mail"], worker=name, pool="pool", lease_seconds=30))
+            for name in names
+        }
         self.loops = [self.loop(name, pool) for name, pool in self.pools.items()]
         self.begin = self.clock()
         self.random = random.Random(0)
@@ -130,7 +174,7 @@ class Fleet:
                 queues=["mail"],
                 autoscale=self.autoscale,
             ),
-            transport=self.broker.transport(queues=["mail"], worker=name, pool="pool", lease_seconds=30),
+            transport=self.lines[name],
             pool=pool,
             policies=self.policies,
             default_policy=Policy(),
@@ -361,3 +405,72 @@ def test_a_worker_reports_what_it_can_run_and_not_what_it_has_now(fleet):
     world.publish("long", 2)
     world.run(0.1)
     assert (world.loop.current_slots, world.loop.slots, world.report().slots) == (2, 4, 4)
+
+
+# -- answers that get lost, leases that end
+
+
+def test_a_task_whose_early_ack_was_not_answered_starts(fleet, caplog):
+    """The ack was carried out, so no other has the message: it is asked for again, and the task runs once."""
+    world = fleet("one", early={"acks_late": False})
+    [line] = world.lines.values()
+    losses = iter([True, True, False])
+    line.unanswered = lambda asked: acks_early(asked) and next(losses)
+    world.publish("early", 3)
+    world.run(0.05)
+    assert world.starts("early") == []
+    assert list(world.broker.places()) == []
+    world.run(2)
+    assert len(world.starts("early")) == world.tally("early")["succeeded"] == 3
+    assert "lease" not in caplog.text
+
+
+def test_an_unanswered_early_ack_is_asked_for_until_it_is_answered(fleet):
+    """Even when the pool has no room any more, or the worker drains: it can run nowhere else."""
+    world = fleet("one", early={"acks_late": False})
+    [line], [pool], [loop] = world.lines.values(), world.pools.values(), world.loops
+    line.unanswered = acks_early
+    world.publish("early", 2)
+    world.run(0.05)
+    line.unanswered = nothing
+    pool.room = lambda _depth: 0
+    loop.leave()
+    world.run(2)
+    assert len(world.starts("early")) == 2
+    assert loop.idle
+
+
+def test_an_early_ack_that_came_too_late_leaves_the_task_to_others(fleet, caplog):
+    """The broker never heard of the ack, and the lease ended: another worker runs it, this one does not."""
+    world = fleet("one", "two", early={"acks_late": False})
+    one, two = world.loops
+    world.loops = [one]
+    world.lines["one"].unheard = acks_early
+    world.publish("early", 1)
+    world.run(0.05)
+    world.lines["one"].unheard = everything
+    world.clock.now += 31
+    world.loops = [two]
+    world.run(1.5)
+    world.lines["one"].unheard = nothing
+    world.loops = [one, two]
+    world.run(6)
+    assert [len(world.pools[name].started) for name in ("one", "two")] == [0, 1]
+    assert caplog.text.count("left to whoever takes it next") == 1
+    assert "will run again" not in caplog.text
+
+
+def test_a_lease_that_has_ended_is_told_once(fleet, caplog):
+    """The task runs on, its lease is not asked for again, and its end is offered all the same."""
+    world = fleet("one", late={})
+    [pool], [loop] = world.pools.values(), world.loops
+    pool.submit = pool.held.extend
+    world.publish("late", 1)
+    world.run(0.05)
+    other = world.broker.transport(queues=["mail"], worker="two", pool="pool", lease_seconds=30)
+    world.clock.now += 31
+    other.tick(Tick())
+    for _ in range(3):
+        world.run(11)
+    assert caplog.text.count("ended before it could be renewed: it will run again") == 1
+    assert not loop.idle
