@@ -13,6 +13,7 @@ from lossy_proxy import LossyProxy
 from muster import Muster
 from muster.transports.base import Verdict
 from muster.transports.connect import connect_observer
+from servers import RedisServer
 from waiting import wait_for
 from workers import TESTS, Worker
 
@@ -160,6 +161,45 @@ def test_a_poison_task_is_buried_and_takes_no_other_with_it(place):
     assert place.ledger.starts[poison] == 5
     assert all(place.ledger.starts[task] == 1 for task in others)
     assert place.depth().dead == 1
+
+
+def test_a_result_store_that_is_away_is_no_outage_of_the_broker(place):
+    """Tasks run, the worker stays ready, one warning names the store, and no result is lost."""
+    with RedisServer() as store:
+        place.environment["RESULTS"] = store.url
+        with Worker("ledger_app", "threads", "-c", "2", **place.environment) as worker:
+            worker.wait_ready()
+            store.stop()
+            tasks = place.send(count=5)
+            wait_for(lambda: place.ledger.ends.total() == 5, what="all have run")
+            wait_for(lambda: "the result store: Redis at" in worker.log, what="the warning about the store")
+            more = place.send("ledger.early")
+            wait_for(lambda: place.ledger.ends[more[0]] == 1, what="the next one runs")
+            assert worker.get("/readyz")[0] == 200
+            assert place.depth().running == 5
+            store.start()
+            wait_for(place.empty, what="all are done with")
+            wait_for(lambda: "the result store answers" in worker.log, what="the end of it is told")
+            for task in tasks + more:
+                wait_for(lambda task=task: place.result(task), what="its result is there")
+            assert worker.log.count("the result store: ") == 1
+            assert "the broker" not in worker.log
+    assert set(place.ledger.starts.values()) == {1}
+
+
+def test_a_worker_is_ready_when_the_broker_has_let_it_in(place):
+    """With a wrong password it says what to put right, and is not called ready before it is."""
+    with place.server.client() as admin:
+        admin.config_set("requirepass", "right")
+        place.environment["BROKER"] = place.server.url.replace("//", "//:wrong@")
+        with Worker("ledger_app", "threads", "-c", "2", **place.environment) as worker:
+            wait_for(lambda: "user and password in its URL" in worker.log, what="the refusal is told")
+            assert " ready: " not in worker.log
+            assert worker.get("/readyz")[0] == 503
+            admin.config_set("requirepass", "wrong")
+            worker.wait_ready()
+            wait_for(lambda: " ready: threads with 2 slots" in worker.log, what="it says that it is ready")
+            assert "wrong" not in worker.log
 
 
 @pytest.mark.soak(DRAINED, repeat=0.3)

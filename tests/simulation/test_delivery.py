@@ -84,6 +84,21 @@ class Results:
                 self.taken[result.task_id, result.retries] += 1
 
 
+class Away:
+    """The result store when it is another server than the broker: it is away at times of its own."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def store(self, results):
+        world = self.world
+        if world.trouble and (world.clock() < world.store_back_at or world.random.random() < 0.02):
+            raise BrokerUnavailable("the result store is away")
+        world.results.store(results)
+        if world.trouble and world.random.random() < 0.02:
+            raise BrokerUnavailable("the answer got lost")
+
+
 class CountingBroker(MemoryBroker):
     """Counts which messages have entered, so that one that came twice is seen."""
 
@@ -251,7 +266,7 @@ class Worker:
             pool=self.pool,
             policies=POLICIES,
             default_policy=LATE,
-            results=None,
+            results=Away(world) if world.separate else None,
             stores_results=True,
             tally=Tally(),
             clock=world.clock,
@@ -283,10 +298,13 @@ class World:
         self.random = random.Random(seed)
         self.clock = Clock()
         self.results = Results()
-        self.broker = CountingBroker(self.clock, self.results.store)
+        self.separate = self.random.random() < 0.5
+        """Whether results live elsewhere than messages."""
+        self.broker = CountingBroker(self.clock, None if self.separate else self.results.store)
         self.publisher = self.broker.publisher()
         self.trouble = True
         self.broker_back_at = 0.0
+        self.store_back_at = 0.0
         self.confirmed = set()
         self.lost_early = set()
         """What was acknowledged early by a worker that was ended before the end was recorded."""
@@ -345,6 +363,9 @@ class World:
         elif draw < 0.04:
             self.faults["broker away"] += 1
             self.broker_back_at = self.clock() + self.random.choice([1.0, 4.0, 9.0])
+        elif draw < 0.047 and self.separate:
+            self.faults["result store away"] += 1
+            self.store_back_at = self.clock() + self.random.choice([1.0, 4.0, 9.0])
 
     def run(self):
         for _ in range(WORKERS):
@@ -504,6 +525,7 @@ def test_the_trouble_is_real():
         "told to leave",
         "told to leave at once",
         "broker away",
+        "result store away",
     }
     assert extra > 20
     assert lost_early

@@ -3,7 +3,8 @@
 Each pass collects what the pool has finished, decides (`core`), and has one *turn* with the broker:
 settlements, starts and a claim in one round trip. Nothing is handed to the pool before the broker has
 confirmed that it is ours, and nothing is given up before its result and its next messages are stored.
-When the broker is away, the loop keeps what it has, tasks go on, and everything is settled later.
+When the broker is away, the loop keeps what it has, tasks go on, and everything is settled later. When a
+result store of its own is away, that holds for the tasks with results, and all else goes on.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from muster import exceptions
 from muster.core.admission import Admission, Bury, Defer, Discard, Run, admit, limits
 from muster.core.autoscale import Bounds, Size, resize, slots_needed
 from muster.core.effects import StoredResult
+from muster.core.outage import Outage, after_failure, lasted, sentence
 from muster.core.policy import Policy
 from muster.core.prefetch import depth, estimate
 from muster.core.rate import Pace, ask_beside_others
@@ -53,7 +55,7 @@ ETA_SECONDS: Final = 0.01
 BEHIND_SECONDS: Final = 0.02
 """When jobs share a slot, the pool looks so soon whether some must be taken from behind a long one."""
 MAX_UNSETTLED: Final = 2000
-"""Claims stop when so much waits to be settled: the result store may be away longer than the broker."""
+"""Claims stop when the results of so many tasks wait for the result store."""
 MAX_REVOKED: Final = 50_000
 
 
@@ -65,6 +67,8 @@ class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
     pool_type: str
     hostname: str
     queues: Sequence[str]
+    broker: str = ""
+    """Its URL without a password, to be shown."""
     lease_seconds: float = 30.0
     delivery_limits: Mapping[str, int] = {}
     delivery_limit: int = 5
@@ -146,8 +150,9 @@ class WorkerLoop:
         self._given_back: deque[Job] = deque()
         """Down as running, taken back from behind a long job: to be submitted again."""
         self._settle: list[Settlement] = []
-        self._stored = 0
-        """How many of `_settle` have their result in the result store already."""
+        """What is done; with a result that has to be stored before."""
+        self._settling: list[Settlement] = []
+        """The same with its result stored: said in each turn until the broker has answered."""
         self._asked: list[_Asked] = []
         self._life = uuid.uuid4().hex
         """Makes our tokens different from those of all others."""
@@ -170,7 +175,10 @@ class WorkerLoop:
         self._eta_at: float | None = None
         self._ticked_at = 0.0
         self._retry_at = 0.0
-        self._failures = 0
+        self._away: Outage | None = None
+        """The broker's."""
+        self._store_away: Outage | None = None
+        """The result store's, which is another server's."""
         self._reconcile = False
         self._last_report: WorkerReport | None = None
 
@@ -229,7 +237,7 @@ class WorkerLoop:
     @property
     def idle(self) -> bool:
         """Whether it has nothing in hand, and nothing to tell the broker."""
-        return not (self._held or self._settle or self._asked)
+        return not (self._held or self._settle or self._settling or self._asked)
 
     @property
     def slots(self) -> int:
@@ -331,8 +339,11 @@ class WorkerLoop:
             if now >= self._tick_at or eta_is_due or self._reconcile:
                 self._tick(now)
                 self._hungry = self._hungry or eta_is_due
-            while self._turn():
-                pass
+            more = self._turn()
+            if not self.connected:  # both went well: housekeeping that does alone is no broker to work with
+                self._recovered()
+            while more:
+                more = self._turn()
         except BrokerUnavailable as error:
             self._outage(error)
 
@@ -353,24 +364,42 @@ class WorkerLoop:
     def _outage(self, error: BrokerUnavailable) -> None:
         if not (self._settings.retry_on_startup or self._was_connected):
             raise error
-        self._failures += 1
-        # full jitter: a fleet must not come back all at once
-        pause = min(5.0, 0.1 * 2 ** min(self._failures, 6)) * (0.5 + self._dice() / 2)
-        self._retry_at = self._clock() + pause
-        if self.connected or self._failures == 1:
-            logger.warning("%s; %d tasks go on, and the worker tries again", error, len(self._held))
+        now = self._clock()
+        self._away, warns = after_failure(self._away, now, self._dice())
+        if warns:
+            meanwhile = f"{len(self._held)} tasks go on"
+            logger.warning("the broker: %s", sentence(error, self._away, now, meanwhile=meanwhile))
+        self._retry_at = self._away.retry_at
         self.connected = False
-        self._reconcile = True
+        self._reconcile = self._hungry = True
+        self._report_at = 0.0
 
     def _recovered(self) -> None:
-        if self._failures:
-            logger.info("the broker is back after %d attempts", self._failures)
-        self._failures = 0
+        if self._away is not None:
+            self._log_answer("the broker", self._away)
+        if not self._was_connected:
+            settings = self._settings
+            bounds = settings.autoscale
+            logger.info(
+                "%s ready: %s with %s slots, queues %s, %d tasks, broker %s",
+                settings.hostname,
+                settings.pool_type,
+                self._pool.slots if bounds is None else f"{bounds.fewest} to {bounds.most}",
+                ", ".join(settings.queues),
+                len(self._policies),
+                settings.broker,
+            )
+        self._away = None
         self._retry_at = 0.0
-        self._hungry = True
-        if not self.connected:
-            self.connected = self._was_connected = True
-            self._report_at = 0.0
+        self.connected = self._was_connected = True
+
+    def _log_answer(self, who: str, outage: Outage) -> None:
+        logger.info(
+            "%s answers, after %s and %d attempts",
+            who,
+            lasted(self._clock() - outage.since),
+            outage.attempts,
+        )
 
     # housekeeping
 
@@ -381,7 +410,8 @@ class WorkerLoop:
                 (h.delivery.queue, h.delivery.tag) for h in self._held.values() if not (h.acked or h.gone)
             ]
             # what is done and waits to be settled is ours as well
-            renew += [(s.queue, s.tag) for s in self._settle if s.verdict is not Verdict.ACKED]
+            done = (*self._settle, *self._settling)
+            renew += [(s.queue, s.tag) for s in done if s.verdict is not Verdict.ACKED]
         report = self._make_report(now)
         ticked = self._transport.tick(
             Tick(
@@ -391,8 +421,6 @@ class WorkerLoop:
                 revoked_after=self._revoked_after,
             )
         )
-        if not self.connected:
-            self._recovered()
         self._reconcile = False
         if now >= self._renew_at:
             self._renew_at = now + self._settings.lease_seconds / 3
@@ -521,22 +549,22 @@ class WorkerLoop:
     def _turn(self) -> bool:
         """Have one turn. Returns whether another one right away could bring more."""
         claim = 0
+        self._store_results()
         consuming = not self.draining and len(self._settle) < MAX_UNSETTLED
         if consuming and self._hungry:
             coming = len(self._waiting) + len(self._acking) + len(self._given_back)
             claim = max(0, self._room(self._depth()) - coming)
         starting = self._to_start()
         early = [number for number in self._acking if number in self._held]
-        if not (claim or starting or early or self._settle or self._asked):
+        if not (claim or starting or early or self._settling or self._asked):
             return False
         starts: list[int] = []
         for number in starting:
             held = self._held[number]
             asks = held.policy.acks_late or (held.policy.global_rate is not None and not held.paced)
             (starts if asks else early).append(number)
-        settle = [*self._settle, *(_early_ack(self._held[number]) for number in early)]
+        settle = [*self._settling, *(_early_ack(self._held[number]) for number in early)]
         try:
-            self._store_results()
             turned = self._transport.turn(
                 Turn(
                     settle=settle,
@@ -551,8 +579,6 @@ class WorkerLoop:
             self._acking = early
             raise
         self._acking = []
-        if self._failures:
-            self._recovered()
         self._settled(turned.settled)
         if self._asked:
             self._answer("")
@@ -627,24 +653,46 @@ class WorkerLoop:
             self._check_at = min(self._check_at, self._clock() + BEHIND_SECONDS)
 
     def _store_results(self) -> None:
-        """Put results into a store of their own before the turn gives their messages up."""
-        if self._results is None:
-            return
-        fresh = [s.result for s in self._settle[self._stored :] if s.result is not None]
-        if fresh:
-            self._results.store(fresh)
-        self._stored = len(self._settle)
+        """Put results into a store of their own. What has its result there, or has none, can be given up."""
+        done, self._settle = self._settle, []
+        results = [s.result for s in done if s.result is not None]
+        if self._results is not None and results and not self._stored(self._results, results):
+            self._settle = [s for s in done if s.result is not None]
+            done = [s for s in done if s.result is None]
+        self._settling += done
+
+    def _stored(self, store: ResultStore, results: Sequence[StoredResult]) -> bool:
+        """Return whether the store has them. While it is away it is asked at growing pauses."""
+        away = self._store_away
+        if away is not None and self._clock() < away.retry_at:
+            return False
+        try:
+            store.store(results)
+        except BrokerUnavailable as error:
+            now = self._clock()
+            self._store_away, warns = after_failure(away, now, self._dice())
+            if warns:
+                meanwhile = f"{len(results)} tasks are done and wait to leave their results there" + (
+                    ", and no more are claimed" if len(results) >= MAX_UNSETTLED else ""
+                )
+                logger.warning(
+                    "the result store: %s", sentence(error, self._store_away, now, meanwhile=meanwhile)
+                )
+            return False
+        if away is not None:
+            self._log_answer("the result store", away)
+            self._store_away = None
+        return True
 
     def _settled(self, bits: Sequence[bool]) -> None:
-        for settlement, ours in zip(self._settle, bits, strict=False):
+        for settlement, ours in zip(self._settling, bits, strict=False):
             if not ours:
                 logger.warning(
                     "a message of queue %s was no longer ours when it was done (%s): its lease had ended",
                     settlement.queue,
                     settlement.tag,
                 )
-        self._settle = []
-        self._stored = 0
+        self._settling = []
 
     def _answer(self, error: str) -> None:
         """Let the tasks go on that asked to publish; after an `error` it is not tried again."""

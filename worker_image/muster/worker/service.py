@@ -163,15 +163,6 @@ def run(options: WorkerOptions, *, connect: Connect = connect) -> int:
     try:
         with _serving_health(options, loop):
             pool.start(_pool_settings(options), loop.wake)
-            logger.info(
-                "%s ready: %s with %s slots, queues %s, %d tasks, broker %s",
-                options.hostname,
-                options.pool,
-                _slots(options),
-                ", ".join(options.queues),
-                len(greeting.tasks),
-                muster_settings.urls.mask(options.broker_url),
-            )
             for sentence in without_effect(greeting.tasks, limits):
                 logger.warning("%s", sentence)
             with _signals(loop):
@@ -211,11 +202,6 @@ def _run(options: WorkerOptions, pool: Pool, loop: WorkerLoop) -> int:
     return EXIT_OK
 
 
-def _slots(options: WorkerOptions) -> str:
-    bounds = options.bounds
-    return str(options.concurrency) if bounds is None else f"{bounds.fewest} to {bounds.most}"
-
-
 def _pool_settings(options: WorkerOptions) -> PoolSettings:
     return PoolSettings(
         slots=options.concurrency,
@@ -232,6 +218,7 @@ def _loop_settings(options: WorkerOptions) -> LoopSettings:
         pool_type=str(options.pool),
         hostname=options.hostname,
         queues=options.queues,
+        broker=muster_settings.urls.mask(options.broker_url),
         lease_seconds=options.lease_seconds,
         delivery_limits=options.delivery_limits,
         delivery_limit=options.delivery_limit,

@@ -10,13 +10,13 @@ from muster.core.autoscale import Bounds
 from muster.core.effects import Publication
 from muster.core.policy import Policy
 from muster.core.rate import read_rate
-from muster.errors import BrokerUnavailable
+from muster.errors import BrokerRefused, BrokerUnavailable
 from muster.pools.base import Outcome, Returned, Running
 from muster.transports.base import Tick, Turn, Verdict
 from muster.transports.memory import MemoryBroker
 from muster.wire.message import pack, peek
 from muster.wire.report import decode as decode_report
-from muster.worker.loop import LoopSettings, WorkerLoop
+from muster.worker.loop import MAX_UNSETTLED, LoopSettings, WorkerLoop
 from muster.worker.tally import Tally
 
 
@@ -145,14 +145,30 @@ def acks_early(asked):
     return isinstance(asked, Turn) and any(one.verdict is Verdict.ACK_EARLY for one in asked.settle)
 
 
+class Results:
+    """A result store that can be away."""
+
+    def __init__(self):
+        self.error = None
+        self.asked = 0
+        self.stored = []
+
+    def store(self, results):
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        self.stored += [result.task_id for result in results]
+
+
 class Fleet:
     """Workers with the same policies on one broker. Time moves by steps of 5 ms."""
 
     make_pool = Pool
     autoscale = None
 
-    def __init__(self, *names, **policies):
+    def __init__(self, *names, results=None, **policies):
         self.clock = Clock()
+        self.results = results
         self.broker = MemoryBroker(self.clock)
         self.policies = {task: Policy(**fields) for task, fields in policies.items()}
         self.pools = {name: self.make_pool(self.clock) for name in names}
@@ -178,8 +194,8 @@ class Fleet:
             pool=pool,
             policies=self.policies,
             default_policy=Policy(),
-            results=None,
-            stores_results=False,
+            results=self.results,
+            stores_results=self.results is not None,
             tally=Tally(),
             clock=self.clock,
             dice=lambda: 0.5,
@@ -232,13 +248,14 @@ class Scaled(Fleet):
 
 
 @pytest.fixture
-def fleet():
+def fleet(caplog):
     made = []
 
-    def make(*names, kind=Fleet, **policies):
-        made.append(kind(*names, **policies))
+    def make(*names, kind=Fleet, **details):
+        made.append(kind(*names, **details))
         return made[-1]
 
+    caplog.set_level("INFO")
     yield make
     for one in made:
         one.close()
@@ -474,3 +491,108 @@ def test_a_lease_that_has_ended_is_told_once(fleet, caplog):
         world.run(11)
     assert caplog.text.count("ended before it could be renewed: it will run again") == 1
     assert not loop.idle
+
+
+# -- servers that are away
+
+
+def said(caplog, *words):
+    """Return the lines of the log that contain all of the words."""
+    return [record.getMessage() for record in caplog.records if all(w in record.getMessage() for w in words)]
+
+
+def test_a_result_store_that_is_away_is_an_outage_of_its_own(fleet, caplog):
+    """The broker's readiness is its own, tasks go on, and what is done is kept until it can be stored."""
+    results = Results()
+    results.error = BrokerUnavailable("Redis at 10.0.0.9:6379/1 cannot be reached")
+    world = fleet("one", results=results, kept={})
+    [loop] = world.loops
+    world.publish("kept", 3)
+    world.run(0.1)
+    world.publish("kept", 2, start=3)
+    for _ in range(200):
+        world.run(1)
+        assert loop.ready
+    assert len(world.starts("kept")) == 5
+    assert [place for place, _ in world.broker.places()] == ["running"] * 5, "their leases are renewed"
+    assert not loop.idle
+    assert 40 <= results.asked <= 100, "after pauses of up to 5 s"
+    warnings = said(caplog, "the result store: Redis at 10.0.0.9:6379/1")
+    assert len(warnings) == 3, "at once, after one minute and after two more"
+    assert "3 tasks are done" in warnings[0]
+    assert "for 3 min now; 5 tasks are done and wait" in warnings[2]
+    assert said(caplog, "the broker") == []
+    results.error = None
+    world.run(6)
+    assert sorted(results.stored) == [f"kept-{number}" for number in range(5)]
+    assert loop.idle
+    assert list(world.broker.places()) == []
+    assert len(said(caplog, "the result store answers, after 3 min and")) == 1
+
+
+def test_what_leaves_no_result_is_given_up_while_the_result_store_is_away(fleet):
+    """Its messages do not wait behind those whose results cannot be stored."""
+    results = Results()
+    results.error = BrokerUnavailable("away")
+    world = fleet("one", results=results, kept={}, early={"acks_late": False})
+    world.publish("kept", 1)
+    world.run(0.1)
+    world.broker.publisher().publish([Publication("mail", b"not json")])
+    world.publish("early", 1)
+    world.run(0.1)
+    assert [place for place, _ in world.broker.places()] == ["running", "dead"]
+    assert len(world.starts("early")) == 1
+
+
+def test_claims_stop_when_too_much_waits_for_the_result_store(fleet, caplog):
+    """The worker keeps what it has done, leaves the rest to others, and says so."""
+    results = Results()
+    results.error = BrokerUnavailable("away")
+    world = fleet("one", results=results, kept={})
+    world.publish("kept", MAX_UNSETTLED + 1000)
+    world.run(70)
+    depth = world.broker.observer().depths(["mail"], horizon_seconds=0)["mail"]
+    assert depth.ready > 0
+    assert MAX_UNSETTLED <= depth.running < MAX_UNSETTLED + 1000
+    assert len(said(caplog, f"{depth.running} tasks are done", "no more are claimed")) == 1
+    results.error = None
+    world.run(8)
+    assert list(world.broker.places()) == []
+    assert len(results.stored) == MAX_UNSETTLED + 1000
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (BrokerUnavailable("Redis at x cannot be reached"), "see that it runs"),
+        (BrokerRefused("Redis at x refuses our credentials"), "user and password"),
+    ],
+)
+def test_a_worker_is_ready_when_the_broker_has_answered(fleet, caplog, error, remedy):
+    """Until then it says, again and again, for how long it waits for whom and what there is to do."""
+    world = fleet("one")
+    [line], [loop] = world.lines.values(), world.loops
+    line.unheard, line.error = everything, error
+    world.run(200)
+    assert not loop.ready
+    assert said(caplog, "ready") == []
+    warnings = said(caplog, "the broker: Redis at x", remedy)
+    assert len(warnings) == 3
+    assert ", for 3 min now" in warnings[2]
+    line.unheard = nothing
+    world.run(6)
+    assert loop.ready
+    assert len(said(caplog, "one ready: model with 100 slots, queues mail, 0 tasks")) == 1
+    assert len(said(caplog, "the broker answers, after 3 min")) == 1
+    world.run(60)
+    assert len(caplog.records) == len(warnings) + 2
+
+
+def test_a_broker_that_answers_ticks_alone_is_away(fleet, caplog):
+    """A queue's key that is something else fails each claim: that is one outage, told as one."""
+    world = fleet("one")
+    [line], [loop] = world.lines.values(), world.loops
+    line.unheard = lambda asked: isinstance(asked, Turn)
+    world.run(30)
+    assert not loop.connected
+    assert len(caplog.records) == 1
