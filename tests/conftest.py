@@ -40,8 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test by what it needs, and run the quick ones first.
 
-    With several processes (`-n 2 --dist loadgroup`) one of them has the cluster's tests, which mostly wait, and
-    begins with them, while the others have all the rest.
+    With several processes (`-n 2 --dist loadgroup`) one of them begins with the cluster's tests, which mostly
+    wait, while the others have all the rest.
     """
     several = hasattr(config, "workerinput")
     for item in items:

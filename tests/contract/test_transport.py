@@ -620,6 +620,18 @@ def test_any_workers_tick_ends_expired_leases(broker):
     assert broker.depth().claimed == 2
 
 
+def test_a_tick_that_spares_ends_no_lease(broker):
+    """After an outage the holders come back one by one; whoever does still has what it held."""
+    broker.publish(message("1"), message("2"))
+    holder, other = broker.transport(worker="holder", lease_seconds=SHORT), broker.transport(worker="other")
+    held = claim(holder, run=1)
+    broker.elapse(2 * SHORT)
+    other.tick(Tick(spare=True))
+    assert broker.depth().expired == 2
+    assert not holder.tick(Tick(spare=True, renew=[(each.queue, each.tag) for each in held])).gone
+    assert (broker.depth().claimed, broker.depth().running, broker.depth().expired) == (1, 1, 0)
+
+
 def test_a_start_begins_a_new_lease(broker):
     """A message that waited long for its start is not lost right after it."""
     broker.publish(message())

@@ -124,6 +124,8 @@ class Tick(msgspec.Struct, kw_only=True):
     reconcile: bool = False
     """`renew` is all that we hold. What else stands under our name was claimed in an answer that never
     reached us: it goes back as it came. For the first tick after an outage."""
+    spare: bool = False
+    """End no lease now: the broker was away, and those who hold it have not all come back yet."""
     report: bytes | None = None
     revoked_after: float = 0.0
     """Return ids revoked after this time."""

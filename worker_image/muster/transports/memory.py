@@ -280,7 +280,8 @@ class MemoryBroker:
                     held.deadline = now + transport.lease_seconds
             if tick.reconcile:
                 self._reconcile(transport, {tag for _, tag in tick.renew})
-            self._end_leases(transport.queues, now)
+            if not tick.spare:
+                self._end_leases(transport.queues, now)
             next_eta = self._move_due(transport.queues, now)
             if tick.report is not None:
                 self._reports.setdefault(transport.pool, {})[transport.worker] = (now, tick.report)

@@ -346,6 +346,7 @@ class RedisTransport:
             self._queues,
             tick.reconcile,
             self._first,
+            tick.spare,
         )
         with outage(self._server.place):
             now, next_eta, commands, revoked, gone, steps = self._server.run("tick", args)

@@ -284,7 +284,8 @@ class SQLiteTransport:
             etas = []
             ready = False
             for queue in self._queues:
-                self._end_leases(connection, queue, now)
+                if not tick.spare:
+                    self._end_leases(connection, queue, now)
                 connection.execute(
                     "UPDATE messages SET state = 0, until = 0 WHERE queue = ? AND state = 3 AND until <= ?",
                     (queue, now),

@@ -47,6 +47,9 @@ logger = logging.getLogger("muster.worker")
 task_logger = logging.getLogger("muster.task")
 
 TICK_SECONDS: Final = 1.0
+SPARE_SECONDS: Final = 15.0
+"""After an outage nobody's leases are ended for so long: it may have outlasted them, and not all others are
+back yet, who wait ten seconds for an answer and five before they try again."""
 REPORT_SECONDS: Final = 5.0
 PUBLISH_PATIENCE_SECONDS: Final = 10.0
 """How long a task that publishes waits for a broker that is away, before it gets an error."""
@@ -179,6 +182,7 @@ class WorkerLoop:
         """The broker's."""
         self._store_away: Outage | None = None
         """The result store's, which is another server's."""
+        self._spare_until = 0.0
         self._reconcile = False
         self._last_report: WorkerReport | None = None
 
@@ -377,6 +381,7 @@ class WorkerLoop:
     def _recovered(self) -> None:
         if self._away is not None:
             self._log_answer("the broker", self._away)
+            self._spare_until = self._clock() + SPARE_SECONDS
         if not self._was_connected:
             settings = self._settings
             bounds = settings.autoscale
@@ -417,6 +422,7 @@ class WorkerLoop:
             Tick(
                 renew=renew,
                 reconcile=self._reconcile,
+                spare=self._reconcile or now < self._spare_until,
                 report=None if report is None else encode_report(report),
                 revoked_after=self._revoked_after,
             )

@@ -1,9 +1,9 @@
 -- The once-a-second housekeeping of one worker.
--- args = {renew, report, revoked after, worker, pool, lease seconds, queues, reconcile, first number}
+-- args = {renew, report, revoked after, worker, pool, lease seconds, queues, reconcile, first number, spare}
 --   renew = {{queue, {tag, …}}, …};  report = '' when there is none
 -- Returns {now, next ETA or '', commands, revoked, tags that were gone, steps}: steps = {index of queue, step, …} of
 -- the lists in which a message waits.
-local renew, report, revoked_after, worker, pool, lease, queues, reconcile, first_number = unpack(args)
+local renew, report, revoked_after, worker, pool, lease, queues, reconcile, first_number, spare = unpack(args)
 local AT_ONCE = 200
 
 local deadline = number(now + lease)
@@ -51,8 +51,10 @@ for index, queue in ipairs(queues) do
     end
   end
   back(eta_key(queue))
-  back(claimed_key(queue))
-  back(running_key(queue), function(message) return with_loss(message, 'LeaseExpired') end)
+  if not spare then
+    back(claimed_key(queue))
+    back(running_key(queue), function(message) return with_loss(message, 'LeaseExpired') end)
+  end
   local first = redis.call('ZRANGE', eta_key(queue), 0, 0, 'WITHSCORES')
   if first[2] and (next_eta == '' or tonumber(first[2]) < tonumber(next_eta)) then next_eta = first[2] end
   for _, step in ipairs(STEPS) do
