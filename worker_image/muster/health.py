@@ -5,6 +5,8 @@
 a native thread, which reads plain attributes of the loop and nothing else.
 """
 
+import contextlib
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -100,7 +102,22 @@ class HealthServer(ThreadingHTTPServer):
         self.loop = loop
         self.collector = collector
         self.port: int = self.server_address[1]
+        self._thread = threading.Thread(target=self._serve, name="health", daemon=True)
+        self._closing = False
 
     def serve_in_background(self) -> None:
-        """Serve from a thread of its own until `shutdown`."""
-        threading.Thread(target=self.serve_forever, name="health", daemon=True).start()
+        """Serve from a thread of its own until `close`."""
+        self._thread.start()
+
+    def _serve(self) -> None:
+        # `serve_forever` looks only every half second whether it shall end, and a leaving worker waits for it
+        while not self._closing:
+            self.handle_request()
+
+    def close(self) -> None:
+        """End the thread and give up the port."""
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        self._thread.join(1.0)
+        self.server_close()

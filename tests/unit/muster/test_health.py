@@ -30,8 +30,20 @@ def served():
     server = HealthServer("127.0.0.1:0", loop, Collector())
     server.serve_in_background()
     yield loop, lambda path: get(server.port, path)
-    server.shutdown()
-    server.server_close()
+    server.close()
+
+
+def test_it_closes_at_once():
+    """Nobody waits for the thread that serves: ten open and close in the time that one wait would take."""
+    begin = time.monotonic()
+    for _ in range(10):
+        server = HealthServer("127.0.0.1:0", Loop(), Collector())
+        server.serve_in_background()
+        assert get(server.port, "/livez")[0] == 200
+        server.close()
+        with pytest.raises(OSError, match="refused"):
+            get(server.port, "/livez")
+    assert time.monotonic() - begin < 2
 
 
 def get(port, path):

@@ -136,8 +136,7 @@ def _serving_health(options: BeatOptions, loop: BeatLoop) -> Iterator[None]:
     try:
         yield
     finally:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 @contextmanager

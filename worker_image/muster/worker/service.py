@@ -246,8 +246,7 @@ def _serving_health(options: WorkerOptions, loop: WorkerLoop) -> Iterator[None]:
     try:
         yield
     finally:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 @contextmanager

@@ -93,8 +93,7 @@ class Template:
                 selector.select(until - time.monotonic())
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake, 4096)
-            with contextlib.suppress(OSError):
-                self._reap()
+            self._reap()
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -146,7 +145,9 @@ class Template:
                 return
             child = self._children.pop(pid, None)
             if child is not None:  # else a process that the application itself started
-                send(self._control, EXITED + msgspec.msgpack.encode(Exited(child, pid, status)))
+                # a parent that has hung up asks no more; `run` sees that, and waits for the other children
+                with contextlib.suppress(ConnectionError):
+                    send(self._control, EXITED + msgspec.msgpack.encode(Exited(child, pid, status)))
 
 
 def main(control: socket.socket, load: LoadExecutor, parent: int) -> NoReturn:
