@@ -2,9 +2,11 @@
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
+from muster.errors import BrokerUnavailable
 from muster.exceptions import SoftTimeLimitExceeded
 from muster.pools.base import Job, Loaded, Outcome
 
@@ -13,6 +15,14 @@ def job(number, do="nothing", *, soft_limit=0.0, hard_limit=0.0, alone=False, **
     """Return a job that does one of the things below."""
     raw = json.dumps({"do": do, **fields}).encode()
     return Job(number, "q", raw, soft_limit, hard_limit, alone)
+
+
+def wait_and_tell(job, fields):
+    """Make a start that the test can see, then wait for the test's word."""
+    with Path(fields["file"]).open("a") as file:
+        file.write(f"{job.number} {os.getpid()}\n")
+    while not Path(fields["until"]).exists():
+        time.sleep(0.005)
 
 
 class Executor:
@@ -39,11 +49,8 @@ class Executor:
                         pass
                 case "exit":
                     os._exit(fields["code"])
-                case "append":  # a start that the test can see, then a wait for the test's word
-                    with Path(fields["file"]).open("a") as file:
-                        file.write(f"{job.number} {os.getpid()}\n")
-                    while not Path(fields["until"]).exists():
-                        time.sleep(0.005)
+                case "append":
+                    wait_and_tell(job, fields)
                 case "echo":
                     text = fields["text"]
                 case "eat":
@@ -53,11 +60,23 @@ class Executor:
                         time.sleep(0.005)
                     self.publish([])
                     text = "published"
+                case "publish behind":  # from a thread that outlives the job, again and again
+                    threading.Thread(target=self._publish_until, args=(fields["until"],), daemon=True).start()
+                case "wait and publish":
+                    wait_and_tell(job, fields)
+                    self.publish([])
+                    text = "published"
         except SoftTimeLimitExceeded:
             return Outcome(job.number, "FAILURE", b"", (), time.perf_counter() - started, "soft")
+        except BrokerUnavailable as error:
+            text = str(error)
         except MemoryError as error:
             return Outcome(job.number, "FAILURE", b"", (), time.perf_counter() - started, repr(error))
         return Outcome(job.number, "SUCCESS", b"", (), time.perf_counter() - started, text)
+
+    def _publish_until(self, path):
+        while not Path(path).exists():
+            self.publish([])
 
     def interrupted(self, job, error):
         return Outcome(job.number, "FAILURE", b"", (), 0.0, "soft")

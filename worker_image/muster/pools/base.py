@@ -64,7 +64,7 @@ class Running(msgspec.Struct, frozen=True):
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """A running task asks to publish; it waits until `Pool.published` is called with this token."""
+    """Something that runs asks to publish; it waits until `Pool.published` is called with this token."""
 
     token: int
     publications: Sequence[Publication]
@@ -147,6 +147,13 @@ class Pool(Protocol):
 
     def check(self) -> float:
         """Enforce limits, replace what died. Returns the seconds until it wants to be called again."""
+
+    def kill(self) -> bool:
+        """Begin nothing more and end at once what runs; `collect` then gives what was reported before.
+
+        Returns whether nothing runs any more: where False, only the end of this process ends it. What is
+        given up comes back as no event. Nothing is submitted any more.
+        """
 
     def stop(self) -> None:
         """End the slots; what still runs is killed where it can be."""

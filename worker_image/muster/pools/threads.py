@@ -137,6 +137,12 @@ class InProcessPool:
                 return 0.02
         return 1.0
 
+    def kill(self) -> bool:
+        """Begin nothing more. Returns whether nothing runs: a thread cannot be killed."""
+        self.stop()
+        with self._changed:
+            return not self._starts
+
     def stop(self) -> None:
         """End the idle slots. A task that still runs ends with the process."""
         with self._changed:

@@ -2,7 +2,8 @@
 
 Three roles (DESIGN: an I/O parent, a template, children). This module is the parent's side: it runs no
 user code. It gives each child a few jobs over a socket of its own and takes back the ones not yet read when
-their child is busy, stopped or dead, so that a bad task harms no other.
+their child is busy, stopped or dead, so that a bad task harms no other. A child that does not begin what it
+holds is given nothing more until it shows life: by the job that it is left with, or by answering a probe.
 """
 
 import contextlib
@@ -12,12 +13,12 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from muster.core.effects import Publication
 from muster.errors import ConfigurationError, MusterError
 from muster.pools.base import (
     Event,
@@ -37,10 +38,16 @@ from muster.pools.prefork.page import Page, new_page_file
 
 STUCK_SECONDS: Final = 0.02
 """A child that has been at one job for so long gets the jobs behind it taken back."""
+PATIENCE_SECONDS: Final = 0.64
+"""A child that has not begun its next job for `STUCK_SECONDS` gets all taken back, and twice as long each
+time after, up to so long: it may only have waited for a processor, and shall get on even on a machine
+where all children wait that long."""
 CHECK_SECONDS: Final = 1.0
+KILL_SECONDS: Final = 0.5
+"""How long the end of killed children is waited for; one that is in the kernel so long runs no more code."""
 
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
-_decode_publications = msgspec.msgpack.Decoder(list[Publication]).decode
+_decode_request = msgspec.msgpack.Decoder(child_process.Request).decode
 _decode_job = msgspec.msgpack.Decoder(Job).decode
 _decode_exited = msgspec.msgpack.Decoder(template.Exited).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -57,10 +64,13 @@ class _Child:
         self.number = number
         self.end, self.their_end = pair()
         self.end.setblocking(False)
+        self.asks, self.their_asks = pair()
+        self.asks.setblocking(False)
         self.descriptor = new_page_file()
         self.page = Page(self.descriptor)
         self.reader = Reader(self.end)
         self.thief = Reader(self.their_end)
+        self.requests = Reader(self.asks)
         self.pid = 0
         self.pidfd = -1
         self.born = time.monotonic()
@@ -68,21 +78,25 @@ class _Child:
         """Handed over and not reported, in order."""
         self.finished = 0
         self.alone = False
-        self.waits = False
-        """Its task asked to publish; it reads nothing but the answer."""
         self.retiring = False
         self.stuck = False
+        """It has been at one job for long."""
+        self.silent = False
+        """It has not begun its next job for long."""
+        self.patience = STUCK_SECONDS
+        self.awaited = 0
+        """The job that it was to begin when it was looked at last, and since when."""
+        self.awaited_since = 0.0
         self.warned = 0
         self.killed_for = 0
 
     @property
     def free(self) -> bool:
-        return not (self.alone or self.retiring or self.waits or self.stuck)
+        return not (self.alone or self.retiring or self.stuck or self.silent)
 
     def steal(self) -> list[Job]:
-        """Take back the jobs that the child has not read."""
+        """Take back what the child has not read."""
         jobs = []
-        replies = []
         while True:
             try:
                 received = self.thief.receive(socket.MSG_DONTWAIT)
@@ -94,12 +108,16 @@ class _Child:
                 job = _decode_job(received[0][1:])
                 self.jobs.pop(job.number, None)
                 jobs.append(job)
-            else:  # a task waits for this one
-                replies.append(received[0])
-        for reply in replies:
-            with contextlib.suppress(OSError):
-                send(self.end, reply)
+        if jobs:
+            self.awaited = 0  # one of them may come again, and is waited for anew
+        if not self.jobs:
+            self.alone = False
         return jobs
+
+    def probe(self) -> None:
+        """Ask it to show life, in a packet that it reads when it would read a job."""
+        with contextlib.suppress(OSError):  # it is dying: that is told by others
+            send(self.end, child_process.PROBE)
 
     def was_born(self, pid: int) -> None:
         self.pid = pid
@@ -123,8 +141,8 @@ class _Child:
     def close(self) -> None:
         if self.pidfd >= 0:
             os.close(self.pidfd)
-        self.end.close()
-        self.their_end.close()
+        for end in (self.end, self.their_end, self.asks, self.their_asks):
+            end.close()
         self.page.close()
         os.close(self.descriptor)
 
@@ -140,9 +158,13 @@ class PreforkPool:
         self._children: dict[int, _Child] = {}
         self._backlog: deque[Job] = deque()
         self._events: list[Event] = []
+        self._asked: dict[int, tuple[_Child, int]] = {}
+        """Token of a `Publish` → who asked, and the number of its request."""
+        self._next_token = 1
         self._next_child = 1
         self._early_deaths = 0
         self._respawn_at = 0.0
+        self._measure_at = 0.0
         self._template_pid = 0
         self._control: socket.socket | None = None
         self._control_reader: Reader | None = None
@@ -174,7 +196,7 @@ class PreforkPool:
         self._settings = settings
         self.slots = settings.slots
         self._control.setblocking(False)
-        self._selector.register(self._control, selectors.EVENT_READ, None)
+        self._selector.register(self._control, selectors.EVENT_READ, self._read_template)
         self._fill()
 
     def fileno(self) -> int | None:
@@ -187,12 +209,18 @@ class PreforkPool:
         self._next_child += 1
         request = _encode(template.Fork(child.number))
         try:
-            send(self._control, request, (child.their_end.fileno(), child.descriptor))
+            send(
+                self._control,
+                request,
+                (child.their_end.fileno(), child.their_asks.fileno(), child.descriptor),
+            )
         except OSError as error:
             child.close()
             raise PoolBroken("the process that holds the application is gone") from error
+        child.their_asks.close()
         self._children[child.number] = child
-        self._selector.register(child.end, selectors.EVENT_READ, child)
+        self._selector.register(child.end, selectors.EVENT_READ, partial(self._read, child))
+        self._selector.register(child.asks, selectors.EVENT_READ, partial(self._read_requests, child))
 
     def _fill(self) -> float:
         """Make the children that are missing. Returns the seconds until it is to be called again."""
@@ -247,54 +275,62 @@ class PreforkPool:
 
     def collect(self) -> Sequence[Event]:
         """Read what the children and the template have sent."""
-        for key, _ in self._selector.select(0):
-            if key.data is None:
-                self._read_template()
-            elif key.data.number in self._children:
-                self._read(key.data)
+        self._read_all(0)
         if self._backlog and not self._stopping:
             self._dispatch()
         events, self._events = self._events, []
         return events
 
-    def _read(self, child: _Child) -> None:
-        while True:
+    def _read_all(self, seconds: float) -> None:
+        for key, _ in self._selector.select(seconds):
+            key.data()
+
+    def _frames(self, child: _Child, end: socket.socket, reader: Reader) -> Iterator[bytes]:
+        """Yield what has come from a child by one of its two ways."""
+        while child.number in self._children:  # else it was buried a moment ago
             try:
-                received = child.reader.receive()
+                received = reader.receive()
             except (BlockingIOError, ConnectionError):
                 return
-            if received is None:
-                self._selector.unregister(child.end)  # the template's word on its death follows
+            if received is None:  # the template's word on its death follows
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(end)
                 return
-            frame = received[0]
-            if frame[:1] == child_process.OUTCOME:
-                outcome = _decode_outcome(frame[1:])
-                if child.jobs.pop(outcome.number, None) is not None:
-                    self._events.append(outcome)
-                child.finished += 1
-                child.stuck = False
-                child.alone = False
-                limit = self._settings.max_tasks_per_child
-                if child.retiring or (limit and child.finished + len(child.jobs) >= limit):
-                    self._retire(child)
-            else:
-                child.waits = True
-                # its next packet must be our answer, so its jobs come back first
-                self._take_back(child)
-                self._events.append(Publish(child.number, _decode_publications(frame[1:])))
+            yield received[0]
+
+    def _read(self, child: _Child) -> None:
+        for frame in self._frames(child, child.end, child.reader):
+            child.silent = False
+            if frame == child_process.ALIVE:
+                continue
+            outcome = _decode_outcome(frame[1:])
+            if child.jobs.pop(outcome.number, None) is not None:
+                self._events.append(outcome)
+            child.finished += 1
+            child.stuck = False
+            child.alone = False
+            limit = self._settings.max_tasks_per_child
+            if limit and child.finished + len(child.jobs) >= limit and not self._stopping:
+                self._retire(child)
+
+    def _read_requests(self, child: _Child) -> None:
+        for frame in self._frames(child, child.asks, child.requests):
+            request = _decode_request(frame)
+            self._asked[self._next_token] = child, request.number
+            self._events.append(Publish(self._next_token, request.publications))
+            self._next_token += 1
 
     def _take_back(self, child: _Child) -> None:
         self._backlog.extendleft(reversed(child.steal()))
+        if child.silent and not child.jobs:
+            child.probe()  # nothing is left by which it could show life; an earlier probe was taken back too
 
     def published(self, tokens: Sequence[int], error: str) -> None:
-        """Answer the children that wait for a publication."""
+        """Answer those that wait for a publication."""
         for token in tokens:
-            child = self._children.get(token)
-            if child is not None and child.waits:
-                child.waits = False
-                with contextlib.suppress(OSError):
-                    send(child.end, child_process.REPLY + error.encode())
-        self._dispatch()
+            child, number = self._asked.pop(token)
+            with contextlib.suppress(OSError):  # it is gone
+                send(child.asks, _encode(child_process.Answer(number, error)))
 
     def _read_template(self) -> None:
         assert self._control_reader is not None
@@ -321,9 +357,9 @@ class PreforkPool:
 
     def _bury(self, child: _Child, status: int) -> None:
         """See to a child's death: what it had finished, what it was at, what it had not begun."""
-        with contextlib.suppress(KeyError, ValueError):
-            self._read(child)
-        self._take_back(child)
+        self._read(child)
+        self._read_requests(child)
+        self._backlog.extendleft(reversed(child.steal()))
         current = child.page.job
         for number, job in child.jobs.items():
             if number == current:
@@ -336,8 +372,9 @@ class PreforkPool:
                 self._events.append(Lost(number, text, by_limit))
             else:
                 self._backlog.appendleft(job)
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(child.end)
+        for end in (child.end, child.asks):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(end)
         child.close()
         del self._children[child.number]
         # a child that dies at once would be made again and again: each time a little later
@@ -349,12 +386,12 @@ class PreforkPool:
 
     def _retire(self, child: _Child) -> None:
         """Give the child no more jobs; it leaves after the one that it runs."""
-        if not child.retiring:
-            child.retiring = True
-            self._take_back(child)
-        if not child.jobs:  # else its task may yet publish, and wait for our answer
-            with contextlib.suppress(OSError):
-                child.end.shutdown(socket.SHUT_WR)
+        if child.retiring:
+            return
+        child.retiring = True
+        self._take_back(child)
+        with contextlib.suppress(OSError):
+            child.end.shutdown(socket.SHUT_WR)
 
     def running(self) -> Sequence[Running]:
         """Return what the children's pages say."""
@@ -362,6 +399,7 @@ class PreforkPool:
             Running(number, child.page.age_seconds())
             for child in self._children.values()
             if (number := child.page.job)
+            in child.jobs  # else it is over, and the child stands before the next
         ]
 
     def recall(self) -> None:
@@ -372,12 +410,15 @@ class PreforkPool:
         self._backlog.clear()
 
     def check(self) -> float:
-        """Enforce time limits, take jobs from behind a long one, replace children."""
+        """Enforce time limits, take jobs from where they do not get on, replace children."""
         again = CHECK_SECONDS
         now = time.monotonic()
-        for child in list(self._children.values()):
-            again = min(again, self._check_jobs(child))
-            self._check_child(child, now)
+        for child in self._children.values():
+            again = min(again, self._check_jobs(child, now))
+        if now >= self._measure_at:
+            self._measure_at = now + CHECK_SECONDS
+            for child in self._children.values():
+                self._check_child(child, now)
         again = min(again, self._fill())
         self._dispatch()
         if os.getpid() == 1:
@@ -395,13 +436,28 @@ class PreforkPool:
                 return
             os.waitpid(found.si_pid, 0)
 
-    def _check_jobs(self, child: _Child) -> float:
+    def _check_next(self, child: _Child, now: float) -> float:
+        """See to a child that is at none of its jobs: it stands between two, or it does not run at all."""
+        number, job = next(iter(child.jobs.items()))
+        if child.awaited != number:
+            child.awaited, child.awaited_since = number, now
+        waited = now - child.awaited_since
+        if job.hard_limit and waited >= job.hard_limit + CHECK_SECONDS:
+            child.signal(signal.SIGKILL)  # nobody is to blame, and the job runs in another
+        elif waited >= child.patience:
+            child.silent = True
+            if any(other.free for other in self._children.values()):
+                child.patience = min(2 * child.patience, PATIENCE_SECONDS)
+                self._take_back(child)
+        limits = [limit for j in child.jobs.values() for limit in (j.soft_limit, j.hard_limit) if limit]
+        return min([STUCK_SECONDS, *limits])
+
+    def _check_jobs(self, child: _Child, now: float) -> float:
         if not child.jobs:
             return CHECK_SECONDS
         job = child.jobs.get(child.page.job)
-        if job is None:  # between two jobs, or about to begin
-            limits = [limit for j in child.jobs.values() for limit in (j.soft_limit, j.hard_limit) if limit]
-            return min([STUCK_SECONDS, *limits])
+        if job is None:
+            return self._check_next(child, now)
         age = child.page.age_seconds()
         again = CHECK_SECONDS
         if len(child.jobs) > 1:
@@ -435,11 +491,27 @@ class PreforkPool:
         ):
             self._retire(child)
 
+    def kill(self) -> bool:
+        """Kill all children, and read what they said before."""
+        assert self._control is not None
+        self._stopping = True  # none is made any more, and no job goes to any
+        self._selector.unregister(self._control)  # their deaths are ours, and nobody's loss
+        for child in self._children.values():
+            child.steal()  # from one that is not born yet
+            child.their_end.close()  # else its end would not be seen
+            child.signal(signal.SIGKILL)
+        until = time.monotonic() + KILL_SECONDS
+        while self._selector.get_map() and time.monotonic() < until:
+            self._read_all(until - time.monotonic())
+        for child in self._children.values():
+            child.jobs.clear()
+        return True
+
     def stop(self) -> None:
-        """Hang up on the children, kill those that still run a task, and wait for the template."""
+        """Hang up on the children, kill those that would not hear it, and wait for the template."""
         self._stopping = True
         for child in self._children.values():
-            if child.jobs:
+            if child.jobs or child.silent:
                 child.signal(signal.SIGKILL)
             child.close()
         self._children.clear()

@@ -1,7 +1,9 @@
 """A child: runs one job after another, in its main thread. Forked from the template; knows no broker.
 
-It reads a job only when the last one is done, so every other job of its own can still be taken back by the
-parent. What it publishes goes through the parent, so that a worker has few connections whatever its size.
+Its jobs come through one pair of sockets, which only the main thread reads, and only when the last job is
+done: every other job can still be taken back by the parent. What it publishes goes through the parent, so
+that a worker has few connections whatever its size, and over a pair of its own: a thread that waits for the
+parent's answer can never come upon a job.
 """
 
 import os
@@ -9,7 +11,6 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +23,28 @@ from muster.pools.base import Job, Loaded
 from muster.pools.prefork.frames import Reader, send
 from muster.pools.prefork.page import Page
 
-JOB, REPLY, OUTCOME, PUBLISH = b"J", b"R", b"O", b"P"
+JOB, PROBE = b"J", b"?"
+"""To the child. A probe asks whether it runs at all; it is read in its turn, like a job."""
+OUTCOME, ALIVE = b"O", b"A"
+"""From the child."""
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """A thread of the child asks to publish, and waits."""
+
+    number: int
+    publications: Sequence[Publication]
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """The parent's answer to the request of that number; `error` is empty when it is published."""
+
+    number: int
+    error: str
+
 
 _decode_job = msgspec.msgpack.Decoder(Job).decode
+_decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -43,30 +63,27 @@ class _SoftLimit:
 
 
 class Child:
-    """The child's loop over its end of the socket pair."""
+    """The child's loop over its end of the jobs' sockets, and its way to publish over that of the others."""
 
-    def __init__(self, end: socket.socket, page: Page, loaded: Loaded) -> None:
+    def __init__(self, end: socket.socket, asks: socket.socket, page: Page, loaded: Loaded) -> None:
         self._end = end
-        self._reader = Reader(end)
+        self._asks = asks
+        self._answers = Reader(asks)
         self._page = page
         self._execute = loaded.execute
         self._publishing = threading.Lock()
-        self._early: deque[bytes] = deque()
-        """Jobs that were on their way already when a task asked to publish."""
+        self._request = 0
         self._soft = _SoftLimit()
         loaded.enter(self.publish)
 
     def run(self) -> None:
         """Run jobs until the parent hangs up."""
-        receive, page, execute = self._reader.receive, self._page, self._execute
-        while True:
-            if self._early:
-                frame = self._early.popleft()
-            else:
-                received = receive()
-                if received is None:
-                    return
-                frame = received[0]
+        receive, page, execute = Reader(self._end).receive, self._page, self._execute
+        while (received := receive()) is not None:
+            frame = received[0]
+            if frame == PROBE:
+                send(self._end, ALIVE)
+                continue
             job = _decode_job(frame[1:])
             page.begin(job.number)
             try:
@@ -81,17 +98,19 @@ class Child:
             page.end()
 
     def publish(self, publications: Sequence[Publication]) -> None:
-        """Publish through the parent and wait for its answer. Raises BrokerUnavailable."""
+        """Publish through the parent and wait for its answer, in any thread. Raises BrokerUnavailable.
+
+        A soft limit may end the wait. The answer then comes all the same, and the next wait passes over it.
+        """
         with self._publishing:
-            send(self._end, PUBLISH + _encode(publications))
+            self._request += 1
+            send(self._asks, _encode(Request(self._request, publications)))
             while True:
-                received = self._reader.receive()
+                received = self._answers.receive()
                 if received is None:
                     os._exit(1)  # the parent is gone, and with it the reason for this process
-                frame = received[0]
-                if frame[:1] == REPLY:
+                answer = _decode_answer(received[0])
+                if answer.number == self._request:
                     break
-                self._early.append(frame)
-        error = frame[1:].decode()
-        if error:
-            raise BrokerUnavailable(error)
+        if answer.error:
+            raise BrokerUnavailable(answer.error)

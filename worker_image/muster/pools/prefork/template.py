@@ -31,7 +31,7 @@ LEAVE_SECONDS: Final = 0.8
 
 
 class Fork(msgspec.Struct, array_like=True):
-    """The parent asks for a child; the descriptors of its socket end and page come along."""
+    """The parent asks for a child; the descriptors of its two socket ends and its page come along."""
 
     child: int
 
@@ -109,24 +109,25 @@ class Template:
             frame, descriptors = received
             self._fork(msgspec.msgpack.decode(frame, type=Fork).child, *descriptors)
 
-    def _fork(self, child: int, end: int, page: int) -> None:
+    def _fork(self, child: int, end: int, asks: int, page: int) -> None:
         template = os.getpid()
         pid = os.fork()
         if not pid:
-            self._become_child(template, end, page)
-        os.close(end)
-        os.close(page)
+            self._become_child(template, end, asks, page)
+        for descriptor in (end, asks, page):
+            os.close(descriptor)
         self._children[pid] = child
         send(self._control, EXITED + msgspec.msgpack.encode(Exited(child, 0, pid)))
 
-    def _become_child(self, template: int, end: int, page: int) -> NoReturn:
+    def _become_child(self, template: int, end: int, asks: int, page: int) -> NoReturn:
         code = 1
         try:
             die_with_parent(template)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
-            Child(socket.socket(fileno=end), Page(page), self._loaded).run()
+            ends = socket.socket(fileno=end), socket.socket(fileno=asks)
+            Child(*ends, Page(page), self._loaded).run()
             code = 0
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else 1
