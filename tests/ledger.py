@@ -72,6 +72,11 @@ class Ledger:
         lines = [line.split() for line in self.path.read_text().splitlines()] if self.path.exists() else []
         return {line[1]: float(line[3]) for line in lines if line[0] == "start"}
 
+    @property
+    def pids(self) -> set[int]:
+        """The processes that tasks have run in."""
+        return {int(line.split()[2]) for line in self.path.read_text().splitlines()}
+
     def pid_of(self, task_id: str) -> int:
         """Return the process of the last start."""
         lines = [line.split() for line in self.path.read_text().splitlines()]

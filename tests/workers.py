@@ -16,6 +16,10 @@ from waiting import wait_for
 TESTS = Path(__file__).parent
 
 
+def _children(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Worker:
     """`muster worker` as a process. Usable as a context manager: killed, with its children, at the end."""
 
@@ -38,6 +42,11 @@ class Worker:
     @property
     def pid(self):
         return self.process.pid
+
+    def children(self):
+        """Return the processes that run its tasks, those of the prefork pool."""
+        [template] = _children(self.pid)
+        return _children(template)
 
     @property
     def log(self):

@@ -4,10 +4,12 @@ The file is named by LEDGER. `tests/ledger.py` reads it.
 """
 
 import os
+import threading
 import time
 from pathlib import Path
 
 from muster import Muster
+from muster.exceptions import SoftTimeLimitExceeded
 
 app = Muster("ledger", broker=os.environ["BROKER"], backend=os.environ.get("RESULTS", os.environ["BROKER"]))
 
@@ -20,9 +22,7 @@ def write(what, task_id):
         os.close(descriptor)
 
 
-@app.task(bind=True, name="ledger.work")
-def work(self, seconds=0.0, until=None):
-    """Start, take `seconds` (or wait for the file `until`), end."""
+def _work(self, seconds=0.0, until=None):
     write("start", self.request.id)
     if until is not None:
         while not Path(until).exists():
@@ -33,12 +33,40 @@ def work(self, seconds=0.0, until=None):
     return self.request.id
 
 
+@app.task(bind=True, name="ledger.work")
+def work(self, seconds=0.0, until=None):
+    """Start, take `seconds` (or wait for the file `until`), end."""
+    return _work(self, seconds, until)
+
+
 @app.task(bind=True, name="ledger.early", acks_late=False)
-def early(self, seconds=0.0):
+def early(self, seconds=0.0, until=None):
     """The same, acknowledged at its start."""
+    return _work(self, seconds, until)
+
+
+@app.task(bind=True, name="ledger.limited", time_limit=3)
+def limited(self, seconds):
+    """The same, killed after three seconds."""
+    return _work(self, seconds)
+
+
+@app.task(bind=True, name="ledger.calls", soft_time_limit=2)
+def calls(self, until):
+    """Wait for the file, then send a task; the soft limit may end the wait for the broker."""
     write("start", self.request.id)
-    time.sleep(seconds)
-    write("end", self.request.id)
+    while not Path(until).exists():
+        time.sleep(0.01)
+    try:
+        work.delay()
+    except SoftTimeLimitExceeded:
+        write("end", self.request.id)
+
+
+@app.task(name="ledger.behind")
+def behind(count):
+    """Leave a thread behind that sends tasks one after another."""
+    threading.Thread(target=lambda: [work.delay() for _ in range(count)]).start()
 
 
 @app.task(bind=True, name="ledger.eat")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from lossy_proxy import LossyProxy
 from muster import Muster
 from muster.transports.base import Verdict
 from muster.transports.connect import connect_observer
+from muster.wire.keys import RedisKeys
+from muster.wire.message import peek
 from servers import RedisServer
 from waiting import wait_for
 from workers import TESTS, Worker
@@ -39,11 +42,11 @@ class Place:
         }
         self.observer = connect_observer(server.url, {}, {})
 
-    def send(self, task="ledger.work", count=1, **kwargs):
+    def send(self, task="ledger.work", count=1, args=(), **kwargs):
         """Send with Muster's client; return the ids."""
         app = Muster("client", broker=self.environment["BROKER"], backend=self.environment["RESULTS"])
         try:
-            return [app.send_task(task, kwargs=kwargs).id for _ in range(count)]
+            return [app.send_task(task, args=args, kwargs=kwargs).id for _ in range(count)]
         finally:
             app.close()
 
@@ -59,8 +62,31 @@ class Place:
         depth = self.depth()
         return not (depth.ready or depth.claimed or depth.running or depth.waiting)
 
+    def losses(self):
+        """Return the waiting messages that were lost before: id → (how often, why)."""
+        with redis.Redis.from_url(self.server.url) as client:
+            messages = [peek(raw) for raw in client.lrange("celery", 0, -1)]
+        return {message.id: (message.losses, message.cause) for message in messages if message.losses}
+
+    def leases(self):
+        """Return when the leases of running tasks end, by the broker's clock."""
+        with redis.Redis.from_url(self.server.url) as client:
+            return [end for _, end in client.zrange(RedisKeys().running("celery"), 0, -1, withscores=True)]
+
     def extra_runs(self):
         return sum(self.observer.extra_runs().values())
+
+
+@contextlib.contextmanager
+def stopped(pid):
+    """Have an idle process stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        state = Path(f"/proc/{pid}/stat")
+        wait_for(lambda: state.read_text().rsplit(")", 1)[1].split()[0] == "T", what="it stands still")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def faulty(place, pool, fault):
@@ -148,6 +174,69 @@ def test_a_killed_child_costs_only_its_own_task(place, account):
     assert place.extra_runs() == 1
 
 
+def test_a_stopped_idle_child_holds_up_no_task(place):
+    """SIGSTOP of one child while it idles: all tasks run in the other, each within its time limit."""
+    with Worker("ledger_app", "prefork", "-c", "2", **place.environment) as worker:
+        first = place.send(count=20)
+        wait_for(lambda: len(place.ledger.ends) == 20 and place.empty(), what="both children are there")
+        with stopped(worker.children()[0]):
+            tasks = place.send(count=200)
+            slow = place.send("ledger.limited", count=4, seconds=0.5)
+            wait_for(place.empty, what="all are done with", timeout_seconds=20)
+            assert all(place.result(task)["status"] == "SUCCESS" for task in [*tasks, *slow])
+    verdict = place.ledger.check([*first, *tasks, *slow])
+    assert not verdict.lost
+    assert verdict.extra_runs == 0
+
+
+def test_tasks_wait_while_all_children_are_stopped(place):
+    """Their leases are renewed, nobody else runs them, and they go on with the children."""
+    with Worker("ledger_app", "prefork", "-c", "2", *LEASE, **place.environment) as worker:
+        place.send()
+        wait_for(lambda: len(place.ledger.ends) == 1 and place.empty(), what="the worker works")
+        first, second = worker.children()
+        with stopped(first), stopped(second):
+            tasks = place.send(count=10)
+            begin = min(wait_for(place.leases, what="a task is in hand"))
+            wait_for(place.leases, until=lambda ends: min(ends) > begin + 2, what="leases are renewed")
+            depth = place.depth()
+            assert (depth.expired, depth.ready + depth.claimed + depth.running) == (0, 10)
+            assert worker.get("/livez")[0] == 200
+        wait_for(place.empty, what="all are done with")
+    assert [place.ledger.starts[task] for task in tasks] == [1] * 10
+    assert place.extra_runs() == 0
+
+
+def test_a_thread_that_outlives_its_task_sends_tasks(place):
+    """What it sends runs, and so does everything else, in the one child that there is."""
+    with Worker("ledger_app", "prefork", "-c", "1", **place.environment) as worker:
+        place.send("ledger.behind", count=3, args=[100])
+        tasks = place.send(count=100)
+        wait_for(lambda: len(place.ledger.ends) == 400, what="all have run", timeout_seconds=20)
+        wait_for(place.empty, what="all are done with")
+        assert worker.metric("muster_task_lost_total") == 0
+    assert not place.ledger.check(tasks).lost
+    assert len(place.ledger.pids) == 1
+
+
+def test_a_soft_limit_ends_a_wait_for_the_broker(place):
+    """A task that sends while the broker is away goes on at its limit, and its child with the next task."""
+    go = place.folder / "go"
+    with Worker("ledger_app", "prefork", "-c", "1", **place.environment) as worker:
+        [task] = place.send("ledger.calls", until=str(go))
+        wait_for(lambda: place.ledger.starts[task] == 1, what="it runs", timeout_seconds=20)
+        place.server.stop()
+        go.touch()
+        wait_for(lambda: place.ledger.ends[task] == 1, what="its limit ends it")
+        place.server.start()
+        place.send(count=10)
+        place.send("ledger.behind", args=[10])
+        wait_for(lambda: len(place.ledger.ends) >= 21, what="the others have run", timeout_seconds=20)
+        wait_for(place.empty, what="all are done with")
+        assert worker.metric("muster_task_lost_total") == 0
+    assert len(place.ledger.pids) == 1
+
+
 def test_a_poison_task_is_buried_and_takes_no_other_with_it(place):
     """Each run kills its process: after five it goes to the dead letters, the tasks beside it succeed."""
     [poison] = place.send("ledger.poison")
@@ -219,6 +308,59 @@ def test_sigterm_lets_running_tasks_finish(place, account, pool, task):
     assert (depth.ready, depth.claimed, depth.running) == (4, 0, 0)
 
 
+LEAVES = {"ColdShutdown": ((), 130), "DrainTimeout": (("--drain-timeout", "1"), 124)}
+"""Cause → the worker's options, and its exit code."""
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("cause", LEAVES)
+def test_a_task_that_is_given_up_runs_no_more(place, pool, cause):
+    """At the second signal, or when the drain takes too long: it is ended, and goes back with one loss.
+
+    Its end is never recorded. A child is gone before the message waits again, a process that runs its tasks
+    itself right after.
+    """
+    go = place.folder / "go"
+    options, code = LEAVES[cause]
+    tasks = place.send(count=3, until=str(go))
+    with Worker("ledger_app", pool, "-c", "1", *options, **place.environment) as worker:
+        give_up(place, worker, tasks[0], cause)
+        wait_for(lambda: place.depth().ready == 3, what="it waits again", every_seconds=0.001)
+        if pool == "prefork":
+            go.touch()  # nobody is there any more to see it
+        assert worker.wait(1) == code
+    go.touch()
+    assert not place.ledger.ends
+    assert place.losses() == {tasks[0]: (1, cause)}
+    with Worker("ledger_app", pool, "-c", "1", **place.environment):
+        wait_for(place.empty, what="all are done with", timeout_seconds=20)
+    assert place.ledger.ends == dict.fromkeys(tasks, 1)
+    assert place.extra_runs() == 1
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_early_acknowledged_task_that_is_given_up_ends(place, pool):
+    """It does not come back, and it keeps no process."""
+    go = place.folder / "go"
+    tasks = place.send("ledger.early", count=3, until=str(go))
+    with Worker("ledger_app", pool, "-c", "1", **place.environment) as worker:
+        give_up(place, worker, tasks[0], "ColdShutdown")
+        assert worker.wait(2) == 130
+    go.touch()
+    assert place.depth().ready == 2
+    assert place.losses() == {}
+    assert not place.ledger.ends
+
+
+def give_up(place, worker, task, cause):
+    """Have the worker leave while it runs the task, until the task is given up."""
+    wait_for(lambda: place.ledger.starts[task] == 1, what="it runs", timeout_seconds=20)
+    worker.terminate()
+    wait_for(lambda: "draining: 1 tasks run" in worker.log, what="it drains")
+    if cause == "ColdShutdown":
+        worker.terminate()
+
+
 def test_a_drain_by_message_keeps_the_process(place):
     """A worker told to drain reports that it is drained and waits for its end: its pod must not restart."""
     from muster.wire import control, report
@@ -271,6 +413,8 @@ def test_drains_in_a_row_lose_nothing(place, account, times):
             assert [worker.wait() for worker in leaving] == [0] * len(POOLS)
             leaving = staying
         wait_for(place.empty, what="all are done with", timeout_seconds=60)
+        # what was acknowledged early is done with before it ends
+        wait_for(lambda: len(place.ledger.ends) >= len(tasks), what="all have ended")
     verdict = place.ledger.check(tasks)
     account(verdict, counted=place.extra_runs(), drains=rounds * len(POOLS))
     assert verdict.extra_runs == place.extra_runs() == 0

@@ -13,6 +13,7 @@ import os
 import random
 import selectors
 import socket
+import sys
 import time
 import uuid
 from collections import deque
@@ -56,10 +57,12 @@ PUBLISH_PATIENCE_SECONDS: Final = 10.0
 ETA_SECONDS: Final = 0.01
 """Messages that wait are looked at no more often than this; they may be as late."""
 BEHIND_SECONDS: Final = 0.02
-"""When jobs share a slot, the pool looks so soon whether some must be taken from behind a long one."""
+"""So soon after a job was handed over the pool looks whether its slot gets on with what it holds."""
 MAX_UNSETTLED: Final = 2000
 """Claims stop when the results of so many tasks wait for the result store."""
 MAX_REVOKED: Final = 50_000
+EXIT_CODES: Final = {"ColdShutdown": 130, "DrainTimeout": 124}
+"""Why running tasks were given up → how the process ends."""
 
 
 class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +120,7 @@ class WorkerLoop:
     """See the module. `results` is None when results are ignored or stored by the transport itself.
 
     `clock` gives monotonic seconds and `dice` numbers in [0, 1), by which a fleet spreads its calls.
+    `end_process` is called with an exit code when tasks are given up that end with this process only.
     """
 
     def __init__(
@@ -132,7 +136,9 @@ class WorkerLoop:
         tally: Tally,
         clock: Callable[[], float] = time.monotonic,
         dice: Callable[[], float] = random.random,
+        end_process: Callable[[int], object] = os._exit,
     ) -> None:
+        self._end_process = end_process
         self._clock = clock
         self._dice = dice
         self._settings = settings
@@ -190,6 +196,8 @@ class WorkerLoop:
         self._leave_asked = False
         self._cold_asked = False
         self.draining = False
+        self.exit_code = 0
+        """Other than 0 when running tasks were given up: one of `EXIT_CODES`."""
         self._leave_by: float | None = None
         self.connected = False
         self._was_connected = False
@@ -655,7 +663,7 @@ class WorkerLoop:
         self._pool.submit(jobs)
         if any(job.hard_limit or job.soft_limit for job in jobs):
             self._check_at = 0.0
-        elif len(jobs) > self._pool.slots:
+        else:  # a slot may not get on
             self._check_at = min(self._check_at, self._clock() + BEHIND_SECONDS)
 
     def _store_results(self) -> None:
@@ -947,7 +955,15 @@ class WorkerLoop:
         logger.info("draining: %d tasks run", len(self._held))
 
     def _abandon(self, cause: str) -> None:
-        """Give up on what still runs: it goes back to its queue, and its process is ended."""
+        """Give up on what still runs: its process is ended, then it goes back to its queue.
+
+        Tasks of this process end with it and not before. Then giving back is the last that it does: from
+        there on somebody else may run them.
+        """
+        ended = self._pool.kill()
+        self._collect(self._clock())  # what was done before is done
+        if self._held:
+            self.exit_code = EXIT_CODES[cause]
         for number in list(self._held):
             held = self._held.pop(number)
             logger.warning("%s[%s] is given up (%s)", held.message.task, held.message.id, cause)
@@ -958,7 +974,16 @@ class WorkerLoop:
                     )
                 )
         self._retry_at = 0.0
-        self._exchange()
+        if not ended:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            sys.setswitchinterval(1e-6)  # tasks let go of the interpreter as soon as the answer is there
+        try:
+            self._exchange()
+        finally:
+            if self.exit_code and not ended:
+                self._end_process(self.exit_code)
 
 
 _NO_PACE: Final = Pace()

@@ -28,7 +28,7 @@ from muster.worker.tally import Tally
 
 logger = logging.getLogger("muster.worker")
 
-EXIT_OK, EXIT_FAILURE = 0, 1
+EXIT_FAILURE = 1
 
 
 class Greeting(msgspec.Struct):
@@ -181,7 +181,7 @@ def _run(options: WorkerOptions, pool: Pool, loop: WorkerLoop) -> int:
         except PoolBroken as error:
             logger.critical("%s", error)
             return EXIT_FAILURE
-        return EXIT_OK
+        return loop.exit_code
     # solo runs tasks in this, the main thread, so the loop gets a native one of its own
     failure: list[BaseException] = []
 
@@ -199,7 +199,7 @@ def _run(options: WorkerOptions, pool: Pool, loop: WorkerLoop) -> int:
     thread.join()
     if failure:
         raise failure[0]
-    return EXIT_OK
+    return loop.exit_code
 
 
 def _pool_settings(options: WorkerOptions) -> PoolSettings:
