@@ -13,6 +13,7 @@ import pytest
 from brokers import POOL, OnMemory, OnRedis, OnSQLite, message
 from muster.core.effects import Publication, StoredResult
 from muster.core.rate import Pace, Rate, ask, read_rate
+from muster.settings.environment import DeadLetter
 from muster.transports.base import Sending, Settlement, Start, Tick, Turn, Verdict
 from muster.wire.message import peek
 
@@ -395,18 +396,51 @@ def test_losses_add_up_on_what_a_celery_worker_has_written_again(broker):
     assert (peek(delivery.raw).losses, peek(delivery.raw).cause) == (3, "LeaseExpired")
 
 
-@pytest.mark.parametrize("places", [{}, {"mail": "graveyard"}])
+@pytest.mark.parametrize("places", [{}, {"mail": DeadLetter(name="graveyard")}])
 def test_a_dead_message_goes_to_the_dead_letter_place_with_its_reason(broker, places):
     """DEAD: the message stays as it is, with the reason and a sentence, in the place of its queue."""
     broker.publish(b"not json")
     transport = broker.transport(dead_letters=places)
     [delivery] = claim(transport)
     assert settle(transport, delivery, Verdict.DEAD, reason="MalformedMessage", text="not a task message")
-    place = places.get("mail", "mail.dead")
+    place = places["mail"].name if places else "mail.dead"
     assert broker.dead(place) == [("MalformedMessage", "not a task message", "mail", b"not json")]
     assert claim(transport) == []
     if not places:
         assert broker.depth().dead == 1
+
+
+def bury(transport, *ids):
+    deliveries = claim(transport)
+    settle_all = [
+        Settlement(tag=each.tag, queue=each.queue, verdict=Verdict.DEAD, reason="Rejected")
+        for each in deliveries
+    ]
+    assert all(transport.turn(Turn(settle=settle_all)).settled)
+    assert [peek(each.raw).id for each in deliveries] == list(ids)
+
+
+def test_no_more_dead_letters_are_kept_than_the_queue_says(broker):
+    """Beyond a place's `max_length` the oldest are removed, within a turn and from one turn to the next."""
+    transport = broker.transport(dead_letters={"mail": DeadLetter(name="mail.dead", max_length=2)})
+    for ids in (("1",), ("2", "3", "4", "5"), ("6",)):
+        broker.publish(*(message(each) for each in ids))
+        bury(transport, *ids)
+        assert broker.depth().dead <= 2
+    assert [peek(raw).id for _, _, _, raw in broker.dead("mail.dead")] == ["5", "6"]
+
+
+def test_dead_letters_are_kept_no_longer_than_the_queue_says(broker):
+    """Those older than `max_age` are removed when another joins them, and by a worker's housekeeping."""
+    places = {"mail": DeadLetter(name="mail.dead", max_age=SHORT)}
+    transport = broker.transport(dead_letters=places)
+    for each in ("1", "2"):
+        broker.publish(message(each))
+        bury(transport, each)
+        broker.elapse(2 * SHORT)
+    assert [peek(raw).id for _, _, _, raw in broker.dead("mail.dead")] == ["2"]
+    broker.transport(worker="two", dead_letters=places).tick(Tick())
+    assert broker.depth().dead == 0
 
 
 def test_a_requeued_message_is_served_after_the_others(broker):
@@ -900,7 +934,7 @@ def test_an_age_counts_from_the_eta(broker):
 def test_the_place_of_dead_letters_may_change(broker):
     """An observer counts in the place that it is told of before the call."""
     broker.publish(message())
-    transport = broker.transport(dead_letters={"mail": "graveyard"})
+    transport = broker.transport(dead_letters={"mail": DeadLetter(name="graveyard")})
     settle(transport, *claim(transport), Verdict.DEAD, reason="MalformedMessage", text="…")
     observer = broker.observer()
     for places, dead in (({}, 0), ({"mail": "graveyard"}, 1), ({"mail": "elsewhere"}, 0)):

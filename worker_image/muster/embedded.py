@@ -29,7 +29,6 @@ PATIENCE_SECONDS: Final = 10.0
 FIRST_PAUSE_SECONDS: Final = 0.0005
 LAST_PAUSE_SECONDS: Final = 0.003
 WEEK_SECONDS: Final = 7 * 86400
-DEAD_LETTERS_KEPT: Final = 100_000
 REPORTS_KEPT_SECONDS: Final = 60
 CONTROLS_KEPT_SECONDS: Final = 600
 SENT_KEPT_SECONDS: Final = 86_400
@@ -392,13 +391,6 @@ def store_results(connection: sqlite3.Connection, results: Iterable[StoredResult
 
 def clean(connection: sqlite3.Connection, now: float) -> None:
     """Remove what nobody will ask for any more. Called about once a minute by each worker."""
-    connection.execute("DELETE FROM dead_letters WHERE at < ?", (now - WEEK_SECONDS,))
-    for (place,) in connection.execute("SELECT DISTINCT place FROM dead_letters").fetchall():
-        connection.execute(
-            """DELETE FROM dead_letters WHERE place = :place AND id <= (
-                SELECT id FROM dead_letters WHERE place = :place ORDER BY id DESC LIMIT 1 OFFSET :kept)""",
-            {"place": place, "kept": DEAD_LETTERS_KEPT},
-        )
     connection.execute("DELETE FROM reports WHERE at < ?", (now - REPORTS_KEPT_SECONDS,))
     connection.execute("DELETE FROM rates WHERE next_start < ? AND next_place < ?", (now, now))
     connection.execute("DELETE FROM sent WHERE at < ?", (now - SENT_KEPT_SECONDS,))

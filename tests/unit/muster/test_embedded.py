@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from muster.core.effects import StoredResult
-from muster.embedded import DEAD_LETTERS_KEPT, MIGRATIONS, Database, clean, path_of, store_results
+from muster.embedded import MIGRATIONS, Database, clean, path_of, store_results
 from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 
 NOW = 1_800_000_000.0
@@ -192,24 +192,6 @@ def test_a_ready_result_is_replaced_only_by_a_later_retry(database):
     assert store("FAILURE", 4) == "SUCCESS 3"
     assert store("STARTED", 0, expires_seconds=0, now=NOW + 60) == "STARTED 0", "the old one had expired"
     assert rows(database, "SELECT expires_at FROM results") == [(0.0,)]
-
-
-def test_dead_letters_are_bounded_by_number_and_age(database):
-    """The newest 100,000 of each place stay, for a week."""
-    insert = """WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
-        INSERT INTO dead_letters (place, at, reason, text, queue, raw)
-        SELECT ?, ?, 'Rejected', '', 'mail', '' FROM n"""
-    with database.writing() as connection:
-        connection.execute(insert, (3, "mail.dead", NOW - 8 * 86400))
-        connection.execute(insert, (DEAD_LETTERS_KEPT + 5, "mail.dead", NOW))
-        connection.execute(insert, (7, "other.dead", NOW - 6 * 86400))
-        last = connection.execute("SELECT max(id) FROM dead_letters WHERE place = 'mail.dead'").fetchone()
-        clean(connection, NOW)
-    assert rows(database, "SELECT place, count(*) FROM dead_letters GROUP BY place") == [
-        ("mail.dead", DEAD_LETTERS_KEPT),
-        ("other.dead", 7),
-    ]
-    assert rows(database, "SELECT max(id) FROM dead_letters WHERE place = 'mail.dead'") == [last]
 
 
 def test_what_nobody_will_ask_for_is_removed(database):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from muster.errors import ConfigurationError
+from muster.settings.environment import DeadLetter
 from muster.transports.base import Observer, Publisher, Transport
 from muster.transports.schedules.base import ScheduleStore
 from muster.wire.keys import RedisKeys
@@ -67,7 +68,7 @@ def connect_transport(
     worker: str,
     pool: str,
     lease_seconds: float,
-    dead_letters: Mapping[str, str],
+    dead_letters: Mapping[str, DeadLetter],
     options: Mapping[str, Any],
     results_prefix: str | None,
 ) -> Transport:
@@ -84,7 +85,7 @@ def connect_transport(
             worker=worker,
             pool=pool,
             lease_seconds=lease_seconds,
-            dead_letters=dict(dead_letters),
+            dead_letters=dead_letters,
             results_joined=results_prefix is not None,
         )
     from muster.transports.redis import RedisTransport
@@ -95,7 +96,7 @@ def connect_transport(
         worker=worker,
         pool=pool,
         lease_seconds=lease_seconds,
-        dead_letters=dict(dead_letters),
+        dead_letters=dead_letters,
         results=None if results_prefix is None else RedisKeys(prefix=results_prefix),
         visibility_timeout_seconds=float(options.get("visibility_timeout", 3600)),
     )

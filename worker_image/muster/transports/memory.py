@@ -16,13 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from muster.core.age import age, greatest
 from muster.core.effects import Publication, StoredResult
 from muster.core.rate import Pace, ask
+from muster.settings import environment
 from muster.transports.base import (
     Delivery,
     QueueDepth,
@@ -38,8 +39,6 @@ from muster.transports.base import (
 from muster.transports.once import Once
 from muster.wire.keys import PRIORITY_STEPS, priority_step
 from muster.wire.losses import may_have_run, with_loss
-
-DEAD_LETTERS_KEPT: Final = 100_000
 
 StoreResults: TypeAlias = Callable[[Sequence[StoredResult]], None]
 
@@ -68,6 +67,7 @@ class DeadLetter:
     text: str
     queue: str
     raw: bytes
+    at: float
 
 
 @dataclass(kw_only=True)
@@ -113,7 +113,7 @@ class MemoryBroker:
         worker: str,
         pool: str,
         lease_seconds: float,
-        dead_letters: Mapping[str, str] | None = None,
+        dead_letters: Mapping[str, environment.DeadLetter] | None = None,
     ) -> "MemoryTransport":
         """Return one worker's connection. `dead_letters`: queue → place, by default `<queue>.dead`."""
         return MemoryTransport(self, queues, worker, pool, lease_seconds, dead_letters or {})
@@ -172,7 +172,9 @@ class MemoryBroker:
             else:
                 self._enqueue(message)
 
-    def _settle(self, settlement: Settlement, dead_letter: str, once: Once, now: float) -> bool:
+    def _settle(
+        self, settlement: Settlement, transport: "MemoryTransport", once: Once, now: float
+    ) -> bool:
         if settlement.verdict is Verdict.ACKED:
             if settlement.publish and once.is_new(settlement.tag):
                 self._publish(settlement.publish, now)
@@ -193,12 +195,16 @@ class MemoryBroker:
                 message.raw = with_loss(message.raw, settlement.reason)
                 self._enqueue(message)
             case Verdict.DEAD:
-                letters = self._dead.setdefault(dead_letter, deque(maxlen=DEAD_LETTERS_KEPT))
-                letters.append(
-                    DeadLetter(
-                        reason=settlement.reason, text=settlement.text, queue=message.queue, raw=message.raw
-                    )
+                place = transport.dead_letters[message.queue]
+                letter = DeadLetter(
+                    reason=settlement.reason,
+                    text=settlement.text,
+                    queue=message.queue,
+                    raw=message.raw,
+                    at=now,
                 )
+                self._dead.setdefault(place.name, deque()).append(letter)
+                self._end_dead_letters(place, now)
             case Verdict.DEFER:
                 self._wait_until(settlement.eta, message)
             case Verdict.REQUEUE:
@@ -247,7 +253,7 @@ class MemoryBroker:
             now = self._clock()
             deadline = now + transport.lease_seconds
             once = Once(lambda: self._sent.get(transport.worker, ()))
-            settled = [self._settle(s, transport.dead_letter(s.queue), once, now) for s in turn.settle]
+            settled = [self._settle(s, transport, once, now) for s in turn.settle]
             for sending in turn.send:
                 if once.is_new(sending.token):
                     self._publish(sending.publications, now)
@@ -282,6 +288,8 @@ class MemoryBroker:
                 self._reconcile(transport, {tag for _, tag in tick.renew})
             if not tick.spare:
                 self._end_leases(transport.queues, now)
+            for place in transport.dead_letters.values():
+                self._end_dead_letters(place, now)
             next_eta = self._move_due(transport.queues, now)
             if tick.report is not None:
                 self._reports.setdefault(transport.pool, {})[transport.worker] = (now, tick.report)
@@ -298,6 +306,11 @@ class MemoryBroker:
         for tag, held in list(self._held.items()):
             if held.holder is transport and held.message.queue in transport.queues and tag not in ours:
                 self._enqueue(self._held.pop(tag).message)
+
+    def _end_dead_letters(self, place: environment.DeadLetter, now: float) -> None:
+        letters = self._dead.get(place.name, deque())
+        while letters and (len(letters) > place.max_length or letters[0].at < now - place.max_age):
+            letters.popleft()
 
     def _end_leases(self, queues: Sequence[str], now: float) -> None:
         over = [
@@ -380,23 +393,21 @@ class MemoryTransport:
         worker: str,
         pool: str,
         lease_seconds: float,
-        dead_letters: Mapping[str, str],
+        dead_letters: Mapping[str, environment.DeadLetter],
     ) -> None:
         self.queues = list(queues)
         self.worker = worker
         self.pool = pool
         self.lease_seconds = lease_seconds
-        self._dead_letters = dead_letters
+        self.dead_letters = {
+            name: dead_letters.get(name) or environment.DeadLetter(name=f"{name}.dead") for name in queues
+        }
         self._broker = broker
         self._watches: list[MemoryWatch] = []
 
     def next_tag(self) -> str:
         """Return a name for a delivery that no other has had."""
         return f"{self.worker}:{next(self._broker._places)}"
-
-    def dead_letter(self, queue: str) -> str:
-        """Return the dead-letter place of a queue."""
-        return self._dead_letters.get(queue, f"{queue}.dead")
 
     def turn(self, turn: Turn) -> Turned:
         """Carry out settlements and sendings, then starts, then the claim."""

@@ -23,6 +23,7 @@ import redis
 from muster.core.age import Age, Track, age, follow, greatest
 from muster.core.effects import Publication
 from muster.redis_client import SOCKET_TIMEOUT_SECONDS, new_client, outage, place_of
+from muster.settings.environment import DeadLetter
 from muster.transports.base import (
     Delivery,
     QueueDepth,
@@ -33,14 +34,15 @@ from muster.transports.base import (
     Ticked,
     Turn,
     Turned,
+    Verdict,
 )
 from muster.wire.keys import PRIORITY_STEPS, RedisKeys, priority_step
 from muster.wire.lua import fragment
 
 WAIT_SECONDS: Final = 5.0
 """How long one blocking wait lasts: an idle queue costs a command each time."""
-FOREIGN_SECONDS: Final = 60.0
-"""How often the claims of Celery's workers are looked at."""
+SELDOM_SECONDS: Final = 60.0
+"""How often the claims of Celery's workers and the age of dead letters are looked at."""
 RESTED_SECONDS: Final = 1.0
 MAX_CLAIM: Final = 1000
 """Lua cannot unpack more than some 8,000 values at once."""
@@ -71,6 +73,11 @@ for i = 1, #old, 2 do
   end
 end
 return found
+"""
+
+# a place that is something else is left alone: a message that is to go there says so, and why
+_END_DEAD_LETTERS: Final = """
+for i, key in ipairs(KEYS) do redis.pcall('XTRIM', key, 'MINID', ARGV[i]) end
 """
 
 
@@ -248,18 +255,18 @@ class RedisTransport:
         worker: str,
         pool: str,
         lease_seconds: float,
-        dead_letters: dict[str, str],
+        dead_letters: Mapping[str, DeadLetter],
         results: RedisKeys | None = None,
         visibility_timeout_seconds: float = 3600.0,
     ) -> None:
         self._server = server
         self._visibility_timeout = visibility_timeout_seconds
-        self._foreign_at = time.monotonic()
+        self._seldom_at = time.monotonic()
         self._queues = list(queues)
         self._worker = worker
         self._pool = pool
         self._lease = lease_seconds
-        self._dead = dead_letters
+        self._dead = {name: dead_letters.get(name) or DeadLetter(name=f"{name}.dead") for name in queues}
         self._results = results
         # a restarted container has the worker's name again, and must not name its claims as the one before
         self._first = self._next = time.time_ns() // 1000
@@ -328,8 +335,12 @@ class RedisTransport:
             settlement.eta,
             result,
             [publication_args(publication) for publication in settlement.publish],
-            self._dead.get(settlement.queue, f"{settlement.queue}.dead"),
+            self._dead_letters(settlement.queue) if settlement.verdict is Verdict.DEAD else (),
         )
+
+    def _dead_letters(self, queue: str) -> tuple[str, int, float]:
+        place = self._dead[queue]
+        return place.name, place.max_length, place.max_age
 
     def tick(self, tick: Tick) -> Ticked:
         """Renew leases, end expired ones of anybody, move due ETAs, report, read the mailbox."""
@@ -350,9 +361,10 @@ class RedisTransport:
         )
         with outage(self._server.place):
             now, next_eta, commands, revoked, gone, steps = self._server.run("tick", args)
-            if time.monotonic() >= self._foreign_at:
-                self._foreign_at = time.monotonic() + FOREIGN_SECONDS
+            if time.monotonic() >= self._seldom_at:
+                self._seldom_at = time.monotonic() + SELDOM_SECONDS
                 self.restore_foreign(float(now))
+                self._end_dead_letters(float(now))
         for index, step in zip(*[iter(steps)] * 2, strict=True):
             self._watch_step(self._queues[index - 1], step)
         return Ticked(
@@ -383,6 +395,12 @@ class RedisTransport:
             target = keys.queue(queue, priority_step(priority))
             restored += self._server.run("restore", (tag.decode(), score.decode(), target, message))
         return restored
+
+    def _end_dead_letters(self, now: float) -> None:
+        """Remove the dead letters that are too old: where no other joins them, nothing else does."""
+        keys = [self._server.keys.dead(place.name) for place in self._dead.values()]
+        oldest = [int(max(0.0, now - place.max_age) * 1000) for place in self._dead.values()]
+        self._server.call("EVAL", _END_DEAD_LETTERS, len(keys), *keys, *oldest)
 
     def watch(self, notify: Callable[[], None]) -> "RedisWatch":
         """Return a watch over the base lists; a priority list joins when it has once been used."""

@@ -22,6 +22,7 @@ from muster.core.effects import Publication
 from muster.core.rate import Pace, Rate, ask
 from muster.embedded import Database, clean, path_of, store_results
 from muster.errors import BrokerUnavailable
+from muster.settings.environment import DeadLetter
 from muster.transports.base import (
     Delivery,
     QueueDepth,
@@ -106,6 +107,15 @@ def _is_ready(connection: sqlite3.Connection, queue: str) -> bool:
     return bool(found.fetchone()[0])
 
 
+def _end_dead_letters(connection: sqlite3.Connection, place: DeadLetter, now: float) -> None:
+    """Remove the dead letters of a place that are too old or too many."""
+    connection.execute(
+        """DELETE FROM dead_letters WHERE place = :place AND (at < :oldest OR id <= (
+            SELECT id FROM dead_letters WHERE place = :place ORDER BY id DESC LIMIT 1 OFFSET :kept))""",
+        {"place": place.name, "oldest": now - place.max_age, "kept": place.max_length},
+    )
+
+
 class SQLiteTransport:
     """A worker's side; see `muster.transports.base.Transport`.
 
@@ -120,7 +130,7 @@ class SQLiteTransport:
         worker: str,
         pool: str,
         lease_seconds: float,
-        dead_letters: Mapping[str, str],
+        dead_letters: Mapping[str, DeadLetter],
         results_joined: bool,
         clock: Clock = time.time,
     ) -> None:
@@ -132,7 +142,9 @@ class SQLiteTransport:
         """Names us as the holder of messages: a restarted container has the worker's name again."""
         self._pool = pool
         self._lease_seconds = lease_seconds
-        self._dead_letters = dict(dead_letters)
+        self._dead_letters = {
+            name: dead_letters.get(name) or DeadLetter(name=f"{name}.dead") for name in queues
+        }
         self._results_joined = results_joined
         self._clock = clock
         self._clean_at = 0.0
@@ -147,6 +159,8 @@ class SQLiteTransport:
                 store_results(connection, results, now)
             once = Once(lambda: self._said(connection))
             settled = [self._settle(connection, settlement, once, now) for settlement in turn.settle]
+            for queue in {one.queue for one in turn.settle if one.verdict is Verdict.DEAD}:
+                _end_dead_letters(connection, self._dead_letters[queue], now)
             for sending in turn.send:
                 if once.is_new(sending.token):
                     publish(connection, sending.publications, now)
@@ -202,11 +216,17 @@ class SQLiteTransport:
                     (row,),
                 )
             case Verdict.DEAD:
-                place = self._dead_letters.get(settlement.queue, f"{settlement.queue}.dead")
                 connection.execute(
                     """INSERT INTO dead_letters (place, at, reason, text, queue, raw)
                     VALUES (?, ?, ?, ?, ?, ?)""",
-                    (place, now, settlement.reason, settlement.text, settlement.queue, raw),
+                    (
+                        self._dead_letters[settlement.queue].name,
+                        now,
+                        settlement.reason,
+                        settlement.text,
+                        settlement.queue,
+                        raw,
+                    ),
                 )
         if verdict in {Verdict.ACK, Verdict.REQUEUE, Verdict.DEAD}:
             connection.execute("DELETE FROM messages WHERE id = ?", (row,))
@@ -314,6 +334,8 @@ class SQLiteTransport:
                 ready=ready,
             )
             if now >= self._clean_at:
+                for place in self._dead_letters.values():
+                    _end_dead_letters(connection, place, now)
                 clean(connection, now)
                 self._clean_at = now + CLEAN_EVERY_SECONDS
         return ticked

@@ -122,7 +122,7 @@ def connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
         worker=options.worker_id,
         pool=options.pool_name,
         lease_seconds=options.lease_seconds,
-        dead_letters={queue: place.name for queue, place in options.dead_letters.items()},
+        dead_letters=options.dead_letters,
         options=options.broker_transport_options,
         results_prefix=prefix if joined else None,
     )

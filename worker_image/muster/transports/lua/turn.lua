@@ -1,6 +1,7 @@
 -- One turn of a worker's loop: settlements and sendings, then starts, then the claim.
 -- args = {settle, start, claim, run, worker, first number, lease seconds, queues, send}
---   settle = {{tag, queue, verdict, reason, text, eta, result, publish, dead letter name}, …}
+--   settle = {{tag, queue, verdict, reason, text, eta, result, publish, dead letters}, …}
+--     dead letters = {name, most of them, seconds}, of a message that joins them
 --   start = {{tag, queue, extra run[, task, interval, tolerance]}, …};  queues = {name, …} in order of preference
 --   send = {{token, {publication, …}}, …}
 -- Returns {now, settled bits, started bits, {tag, until, …} of starts put off, index of queue, step, message,
@@ -55,10 +56,10 @@ for i, s in ipairs(settle) do
         elseif verdict == LOST then redis.call('RPUSH', list, with_loss(message, s[4]))
         elseif verdict == REQUEUE then redis.call('LPUSH', list, message)
         elseif verdict == DEAD then
-          local dead = prefix .. s[9]
-          redis.call('XADD', dead, 'MAXLEN', '~', 100000, '*',
+          local dead = prefix .. s[9][1]
+          redis.call('XADD', dead, 'MAXLEN', s[9][2], '*',
             'reason', s[4], 'text', s[5], 'queue', queue, 'message', message)
-          redis.call('XTRIM', dead, 'MINID', '~', string.format('%d', (now - 7 * 86400) * 1000))
+          redis.call('XTRIM', dead, 'MINID', string.format('%d', math.max(0, now - s[9][3]) * 1000))
         end
       end
     end
