@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muster.errors import BrokerUnavailable
 from muster.exceptions import SoftTimeLimitExceeded
-from muster.pools.base import Job, Loaded, Outcome
+from muster.pools.base import Job, Loaded, Outcome, Started
 
 
 def job(number, do="nothing", *, soft_limit=0.0, hard_limit=0.0, alone=False, **fields):
@@ -29,7 +29,7 @@ class Executor:
     """Does what the message says."""
 
     def __init__(self):
-        self.publish = None
+        self.publish = self.started = None
 
     def __call__(self, job):
         fields = json.loads(job.raw)
@@ -55,6 +55,10 @@ class Executor:
                     text = fields["text"]
                 case "eat":
                     text = str(len(bytearray(fields["bytes"])))
+                case "begin":  # says so, then runs until the test's word
+                    self.started(Started(job.number, str(os.getpid()).encode()))
+                    while not Path(fields["until"]).exists():
+                        time.sleep(0.005)
                 case "publish":  # at the test's word, where it has one
                     while "until" in fields and not Path(fields["until"]).exists():
                         time.sleep(0.005)
@@ -86,7 +90,8 @@ def load():
     """Load it, as a pool does."""
     executor = Executor()
 
-    def enter(publish):
+    def enter(publish, started):
         executor.publish = publish
+        executor.started = started
 
     return Loaded(executor, b"hello", enter)

@@ -31,6 +31,13 @@ def flaky():
     raise OSError("still away")
 
 
+@app.task(name="b.tracked", track_started=True)
+def tracked(until):
+    while not os.path.exists(until):  # noqa: PTH110 - the test's word
+        time.sleep(0.01)
+    return os.getpid()
+
+
 @app.task(name="b.soft", soft_time_limit=0.2)
 def soft():
     try:

@@ -443,6 +443,23 @@ def test_dead_letters_are_kept_no_longer_than_the_queue_says(broker):
     assert broker.depth().dead == 0
 
 
+def test_a_turn_stores_what_it_carries_of_tasks_that_go_on(broker):
+    """Without a settlement, and before the results of those that it settles."""
+    broker.publish(message("1"), message("2"))
+    transport = broker.transport()
+    first, second = claim(transport)
+    begun = [
+        StoredResult(each, b'{"status":"STARTED","task_id":"%b"}' % each.encode(), "STARTED", 0, 60)
+        for each in ("1", "2")
+    ]
+    done = StoredResult("2", b'{"status":"SUCCESS","task_id":"2"}', "SUCCESS", 0, 60)
+    settlement = Settlement(tag=second.tag, queue="mail", verdict=Verdict.ACK, result=done)
+    assert transport.turn(Turn(store=begun, settle=[settlement])).settled == [True]
+    assert broker.result("1") == begun[0].document
+    assert broker.result("2") == done.document
+    assert broker.depth().claimed == 1
+
+
 def test_a_requeued_message_is_served_after_the_others(broker):
     """REQUEUE: as it came, behind what waits."""
     broker.publish(message("1"), message("2"))

@@ -6,6 +6,7 @@ messages is asked of its own code (kombu's channel, `celery.worker.request.Reque
 
 import gc
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -103,6 +104,20 @@ def run(app, message, queue="celery"):
         state = "FAILURE" if outcome.state == "REJECTED" else outcome.state
         app.results.store([StoredResult(seen.id, outcome.document, state, seen.retries, 60)])
     return outcome
+
+
+def test_celery_reads_that_our_task_has_started(ours, theirs, redis_server):
+    """STARTED with pid and hostname, as its own workers store it."""
+    ours.task(name="shop.tracked", track_started=True)(lambda: None)
+    sent = ours.tasks["shop.tracked"].delay()
+    execute = Execution(ours, hostname="worker@here")
+    events = []
+    execute.tell_started = events.append
+    execute(Job(1, "celery", raw(redis_server)))
+    ours.results.store([StoredResult(sent.id, events[0].document, "STARTED", 0, 60)])
+    found = theirs.AsyncResult(sent.id)
+    assert (found.state, found.ready()) == ("STARTED", False)
+    assert found.info == {"pid": os.getpid(), "hostname": "worker@here"}
 
 
 # -- our messages, read by Celery

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import time
 
 import pytest
@@ -107,6 +108,17 @@ def test_a_task_publishes_from_within(app):
     """Children that it sent are run too, whatever way the pool publishes."""
     ids = run(app, "b.calls", 20).get(timeout=20)
     assert [app.AsyncResult(task_id).get(timeout=20) for task_id in ids] == list(range(1, 21))
+
+
+def test_a_task_that_is_tracked_is_started(app, worker, tmp_path):
+    """STARTED while it runs, with the process that runs it and the worker's name; then its result."""
+    result = run(app, "b.tracked", str(tmp_path / "go"))
+    wait_for(lambda: result.state, until=lambda state: state == "STARTED", what="the task is tracked")
+    told = result.result
+    (tmp_path / "go").touch()
+    pid = result.get(timeout=20)
+    assert told == {"pid": pid, "hostname": f"muster@{socket.gethostname()}"}
+    assert (pid == worker.pid) == (worker.pool != "prefork")
 
 
 def test_an_ignored_task_leaves_no_result(app, worker):

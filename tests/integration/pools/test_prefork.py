@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from muster.errors import ConfigurationError
-from muster.pools.base import Lost, Outcome, PoolSettings, Publish, Returned
+from muster.pools.base import Lost, Outcome, PoolSettings, Publish, Returned, Started
 from muster.pools.prefork import PreforkPool
 from muster.pools.prefork.template import LEAVE_SECONDS
 from pool_jobs import job, load
@@ -440,6 +440,18 @@ def test_an_answer_is_not_taken_back(start, tmp_path):
     driver.pool.submit([job(2)])
     driver.pool.recall()
     os.kill(child.pid, signal.SIGCONT)
+    driver.until(lambda: 1 in driver.outcomes())
+
+
+def test_a_child_tells_that_a_job_has_begun(start, tmp_path):
+    """Its word comes while the job runs."""
+    driver = start(slots=2)
+    go = tmp_path / "go"
+    driver.pool.submit([job(1, "begin", until=str(go))])
+    driver.until(lambda: any(isinstance(event, Started) for event in driver.events))
+    [event] = [each for each in driver.events if isinstance(each, Started)]
+    assert (event.number, int(event.document) in driver.pids()) == (1, True)
+    go.touch()
     driver.until(lambda: 1 in driver.outcomes())
 
 

@@ -10,6 +10,7 @@ receivers costs one test, and a successful result's document is put together fro
 
 import inspect
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from muster.app.text import LIMIT, brief
 from muster.core.effects import Publication
 from muster.core.retry import AutoRetry
 from muster.exceptions import EncodeError, Ignore, NotRegistered, Reject, Retry
-from muster.pools.base import Job, Outcome
+from muster.pools.base import Job, Outcome, Started, StartedFunction
 from muster.wire import result as documents
 from muster.wire import values
 from muster.wire.errors import MalformedMessage
@@ -57,9 +58,12 @@ class Recipe:
         "store_errors",
         "task",
         "throws",
+        "track_started",
     )
 
-    def __init__(self, task: Task, *, ignore_result: bool, store_errors: bool) -> None:
+    def __init__(
+        self, task: Task, *, ignore_result: bool, store_errors: bool, track_started: bool = False
+    ) -> None:
         self.task = task
         self.name = task.name
         kind = type(task)
@@ -68,6 +72,7 @@ class Recipe:
         self.ignore_result = ignore_result if task.ignore_result is None else bool(task.ignore_result)
         stored = task.store_errors_even_if_ignored
         self.store_errors = store_errors if stored is None else bool(stored)
+        self.track_started = track_started if task.track_started is None else bool(task.track_started)
         self.throws = tuple(task.throws)
         self.auto_retry: AutoRetry | None = task.auto_retry()
         self.before_start = _own(task, "before_start")
@@ -136,7 +141,10 @@ class Execution:
         self._stores = app.has_results
         self._ignores = bool(settings.task_ignore_result)
         self._stores_errors = bool(settings.task_store_errors_even_if_ignored)
+        self._tracks_started = bool(settings.task_track_started)
         self._extended = bool(settings.result_extended)
+        self.tell_started: StartedFunction | None = None
+        """How to say that a run has begun; None: nobody wants to know."""
         self._recipes: dict[str, Recipe] = {}
         self._second = 0
         self._second_text = ""
@@ -148,7 +156,12 @@ class Execution:
             task = self.app.tasks.get(name)
             if task is None:
                 return None
-            found = Recipe(task, ignore_result=self._ignores, store_errors=self._stores_errors)
+            found = Recipe(
+                task,
+                ignore_result=self._ignores,
+                store_errors=self._stores_errors,
+                track_started=self._tracks_started,
+            )
             self._recipes[name] = found
         return found
 
@@ -204,6 +217,8 @@ class Execution:
         args, kwargs = request.args, request.kwargs
         if signals.task_prerun.receivers:
             signals.task_prerun.send(sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs)
+        if recipe.track_started:
+            self._started(job, recipe, request)
         status, value = attempt(recipe, request)
         outcome: Outcome | None = None
         if status == "SUCCESS":
@@ -218,6 +233,24 @@ class Execution:
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=value, state=status
             )
         return outcome
+
+    def _started(self, job: Job, recipe: Recipe, request: Context) -> None:
+        ignored = request.__dict__.get("ignore_result")
+        if self.tell_started is None or not self._stores:
+            return
+        if recipe.ignore_result if ignored is None else ignored:
+            return
+        document = documents.document(
+            task_id=str(request.id),
+            status="STARTED",
+            result={"pid": os.getpid(), "hostname": self.hostname},
+            now=self.app.now(),
+            retries=request.retries,
+            group_id=request.group,
+            parent_id=request.parent_id,
+            extended=self._extension(request) if self._extended else None,
+        )
+        self.tell_started(Started(job.number, document))
 
     # --- success -------------------------------------------------------------------------------------------
 

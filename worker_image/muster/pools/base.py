@@ -70,7 +70,15 @@ class Publish(msgspec.Struct, frozen=True):
     publications: Sequence[Publication]
 
 
-Event: TypeAlias = Outcome | Lost | Returned | Publish
+class Started(msgspec.Struct, frozen=True, array_like=True):
+    """A run has begun, of a task that wants this known."""
+
+    number: int
+    document: bytes
+    """Result document, to be stored until the run's own takes its place."""
+
+
+Event: TypeAlias = Outcome | Lost | Returned | Publish | Started
 
 
 class Executor(Protocol):
@@ -84,6 +92,7 @@ class Executor(Protocol):
 
 
 PublishFunction: TypeAlias = Callable[[Sequence[Publication]], None]
+StartedFunction: TypeAlias = Callable[[Started], None]
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -92,8 +101,9 @@ class Loaded(msgspec.Struct, frozen=True):
     execute: Executor
     greeting: bytes
     """What the application tells the worker of itself; the pool carries it and does not look inside."""
-    enter: Callable[[PublishFunction | None], None]
-    """Called once in each process that runs tasks, with how to publish from there (None: by itself)."""
+    enter: Callable[[PublishFunction | None, StartedFunction], None]
+    """Called once in each process that runs tasks, with how to publish from there (None: by itself) and how
+    to say that a run has begun."""
 
 
 LoadExecutor: TypeAlias = Callable[[], Loaded]

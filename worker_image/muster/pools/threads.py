@@ -18,6 +18,7 @@ from muster.pools.base import (
     PoolSettings,
     Returned,
     Running,
+    Started,
 )
 
 
@@ -48,7 +49,11 @@ class InProcessPool:
         assert self._loaded is not None
         self.slots = settings.slots
         self._notify = notify
-        self._loaded.enter(None)
+        self._loaded.enter(None, self._started)
+
+    def _started(self, event: Started) -> None:
+        self._events.append(event)
+        self._notify()
 
     def fileno(self) -> int | None:
         """Return None: `notify` is called."""

@@ -94,6 +94,8 @@ class Start(msgspec.Struct, frozen=True):
 class Turn(msgspec.Struct, kw_only=True):
     """All that the worker's loop has for the broker at one moment: one round trip."""
 
+    store: Sequence[StoredResult] = ()
+    """Results of tasks that go on, stored before all else: where results are this broker's own."""
     settle: Sequence[Settlement] = ()
     send: Sequence[Sending] = ()
     start: Sequence[Start] = ()

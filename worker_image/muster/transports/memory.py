@@ -172,9 +172,7 @@ class MemoryBroker:
             else:
                 self._enqueue(message)
 
-    def _settle(
-        self, settlement: Settlement, transport: "MemoryTransport", once: Once, now: float
-    ) -> bool:
+    def _settle(self, settlement: Settlement, transport: "MemoryTransport", once: Once, now: float) -> bool:
         if settlement.verdict is Verdict.ACKED:
             if settlement.publish and once.is_new(settlement.tag):
                 self._publish(settlement.publish, now)
@@ -246,7 +244,10 @@ class MemoryBroker:
 
     def _turn(self, turn: Turn, transport: "MemoryTransport") -> Turned:
         if self._store is not None and (
-            results := [settlement.result for settlement in turn.settle if settlement.result is not None]
+            results := [
+                *turn.store,
+                *(settlement.result for settlement in turn.settle if settlement.result is not None),
+            ]
         ):
             self._store(results)
         with self._lock:

@@ -21,7 +21,7 @@ import msgspec
 import redis
 
 from muster.core.age import Age, Track, age, follow, greatest
-from muster.core.effects import Publication
+from muster.core.effects import Publication, StoredResult
 from muster.redis_client import SOCKET_TIMEOUT_SECONDS, new_client, outage, place_of
 from muster.settings.environment import DeadLetter
 from muster.transports.base import (
@@ -288,6 +288,7 @@ class RedisTransport:
                 (sending.token, [publication_args(publication) for publication in sending.publications])
                 for sending in turn.send
             ],
+            [self._result(stored) for stored in turn.store],
         )
         with outage(self._server.place):
             reply = self._server.run("turn", args, fragment("result"))
@@ -315,17 +316,8 @@ class RedisTransport:
             self._watch.add(self._server.keys.queue(queue, int(step)))
 
     def _settlement(self, settlement: Settlement) -> tuple[Any, ...]:
-        result: tuple[Any, ...] = ()
-        if settlement.result is not None and self._results is not None:
-            stored = settlement.result
-            result = (
-                stored.task_id,
-                stored.document.decode(),
-                stored.status,
-                stored.retries,
-                stored.expires_seconds,
-                self._results.result(stored.task_id),
-            )
+        stored = settlement.result
+        result = self._result(stored) if stored is not None else ()
         return (
             settlement.tag,
             settlement.queue,
@@ -336,6 +328,18 @@ class RedisTransport:
             result,
             [publication_args(publication) for publication in settlement.publish],
             self._dead_letters(settlement.queue) if settlement.verdict is Verdict.DEAD else (),
+        )
+
+    def _result(self, stored: StoredResult) -> tuple[Any, ...]:
+        if self._results is None:
+            return ()
+        return (
+            stored.task_id,
+            stored.document.decode(),
+            stored.status,
+            stored.retries,
+            stored.expires_seconds,
+            self._results.result(stored.task_id),
         )
 
     def _dead_letters(self, queue: str) -> tuple[str, int, float]:

@@ -156,7 +156,7 @@ class SQLiteTransport:
             now = self._clock()
             if self._results_joined:
                 results = [one.result for one in turn.settle if one.result is not None]
-                store_results(connection, results, now)
+                store_results(connection, [*turn.store, *results], now)
             once = Once(lambda: self._said(connection))
             settled = [self._settle(connection, settlement, once, now) for settlement in turn.settle]
             for queue in {one.queue for one in turn.settle if one.verdict is Verdict.DEAD}:

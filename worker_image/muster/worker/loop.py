@@ -33,7 +33,7 @@ from muster.core.prefetch import depth, estimate
 from muster.core.rate import Pace, ask_beside_others
 from muster.core.settlement import after_loss, after_run
 from muster.errors import BrokerUnavailable
-from muster.pools.base import Job, Lost, Outcome, Pool, Publish, Returned
+from muster.pools.base import Job, Lost, Outcome, Pool, Publish, Returned, Started
 from muster.results.base import ResultStore
 from muster.transports.base import Delivery, Sending, Settlement, Start, Tick, Transport, Turn, Verdict
 from muster.wire import control
@@ -158,6 +158,8 @@ class WorkerLoop:
         has the message, and it is asked for in each turn until the broker says."""
         self._given_back: deque[Job] = deque()
         """Down as running, taken back from behind a long job: to be submitted again."""
+        self._begun: list[StoredResult] = []
+        """To be stored of tasks that have started."""
         self._settle: list[Settlement] = []
         """What is done; with a result that has to be stored before."""
         self._settling: list[Settlement] = []
@@ -372,6 +374,8 @@ class WorkerLoop:
                     token = f"{self._life}:{self._next_number}"
                     self._next_number += 1
                     self._asked.append(_Asked(event.token, now, Sending(token, event.publications)))
+                case Started():
+                    self._started(event)
 
     def _outage(self, error: BrokerUnavailable) -> None:
         if not (self._settings.retry_on_startup or self._was_connected):
@@ -570,7 +574,8 @@ class WorkerLoop:
             claim = max(0, self._room(self._depth()) - coming)
         starting = self._to_start()
         early = [number for number in self._acking if number in self._held]
-        if not (claim or starting or early or self._settling or self._asked):
+        begun = self._begun if self._results is None else []
+        if not (claim or starting or early or self._settling or self._asked or begun):
             return False
         starts: list[int] = []
         for number in starting:
@@ -581,6 +586,7 @@ class WorkerLoop:
         try:
             turned = self._transport.turn(
                 Turn(
+                    store=begun,
                     settle=settle,
                     send=[asked.sending for asked in self._asked],
                     start=[self._start(self._held[number]) for number in starts],
@@ -593,6 +599,8 @@ class WorkerLoop:
             self._acking = early
             raise
         self._acking = []
+        if begun:
+            self._begun = []
         self._settled(turned.settled)
         if self._asked:
             self._answer("")
@@ -670,13 +678,16 @@ class WorkerLoop:
         """Put results into a store of their own. What has its result there, or has none, can be given up."""
         done, self._settle = self._settle, []
         results = [s.result for s in done if s.result is not None]
-        if self._results is not None and results and not self._stored(self._results, results):
-            self._settle = [s for s in done if s.result is not None]
-            done = [s for s in done if s.result is None]
+        if self._results is not None and (results or self._begun):
+            if self._stored(self._results, [*self._begun, *results], len(results)):
+                self._begun = []
+            else:
+                self._settle = [s for s in done if s.result is not None]
+                done = [s for s in done if s.result is None]
         self._settling += done
 
-    def _stored(self, store: ResultStore, results: Sequence[StoredResult]) -> bool:
-        """Return whether the store has them. While it is away it is asked at growing pauses."""
+    def _stored(self, store: ResultStore, results: Sequence[StoredResult], done: int) -> bool:
+        """Return whether the store has them; `done` tasks wait for it. While it is away it is asked less."""
         away = self._store_away
         if away is not None and self._clock() < away.retry_at:
             return False
@@ -686,8 +697,8 @@ class WorkerLoop:
             now = self._clock()
             self._store_away, warns = after_failure(away, now, self._dice())
             if warns:
-                meanwhile = f"{len(results)} tasks are done and wait to leave their results there" + (
-                    ", and no more are claimed" if len(results) >= MAX_UNSETTLED else ""
+                meanwhile = f"{done} tasks are done and wait to leave their results there" + (
+                    ", and no more are claimed" if done >= MAX_UNSETTLED else ""
                 )
                 logger.warning(
                     "the result store: %s", sentence(error, self._store_away, now, meanwhile=meanwhile)
@@ -840,6 +851,15 @@ class WorkerLoop:
             message.retries,
             self._settings.result_expires_seconds,
         )
+
+    def _started(self, event: Started) -> None:
+        held = self._held.get(event.number)
+        if held is not None and self._stores_results:
+            message = held.message
+            expires_seconds = self._settings.result_expires_seconds
+            self._begun.append(
+                StoredResult(message.id, event.document, "STARTED", message.retries, expires_seconds)
+            )
 
     def _finished(self, outcome: Outcome) -> None:
         held = self._held.pop(outcome.number, None)

@@ -17,7 +17,7 @@ import msgspec
 from muster import settings as muster_settings
 from muster.core.effects import Publication
 from muster.core.policy import Policy, RateLimits, TaskPolicy, effective, without_effect
-from muster.pools.base import Loaded, Pool, PoolSettings, PublishFunction
+from muster.pools.base import Loaded, Pool, PoolSettings, PublishFunction, StartedFunction
 from muster.pools.prefork import PoolBroken
 from muster.results.base import ResultStore
 from muster.transports.base import Transport
@@ -62,7 +62,8 @@ def loader(options: WorkerOptions) -> Callable[[], Loaded]:
             options.app, overrides=options.overrides(), include=options.include, hostname=options.hostname
         )
 
-        def enter(publish: PublishFunction | None) -> None:
+        def enter(publish: PublishFunction | None, started: StartedFunction) -> None:
+            execute.tell_started = started
             if publish is not None:
                 app.publisher = _ThroughParent(publish)
             signals.worker_process_init.send(sender=None)

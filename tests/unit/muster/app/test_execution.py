@@ -1,6 +1,7 @@
 """From a message to an outcome: what each end of a task leads to, and that nothing ever escapes."""
 
 import json
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,54 @@ def test_without_a_store_nothing_is_kept(app):
 
     assert app.work(message(args=[1])).document == b""
     assert app.work(message(args=[0])).document == b""
+
+
+@pytest.mark.parametrize(
+    ("setting", "attribute", "fields", "told"),
+    [
+        (False, None, {}, False),
+        (True, None, {}, True),
+        (False, True, {}, True),
+        (True, False, {}, False),
+        (True, None, {"ignore_result": True}, False),
+    ],
+)
+def test_that_a_task_has_started_is_told_where_it_is_wanted(make_app, setting, attribute, fields, told):
+    """Before its code runs, as Celery's document: STARTED, with the process and the worker's name."""
+    app = make_app(task_track_started=setting)
+    events = []
+
+    @app.task(name="shop.add", track_started=attribute)
+    def add():
+        return len(events)
+
+    execute = Execution(app, hostname="worker@here")
+    execute.tell_started = events.append
+    outcome = execute(Job(7, "mail", message(retries=2, group="g", **fields)))
+    assert len(events) == told
+    if told:
+        assert result.load(outcome.document)["result"] == 1
+        assert events[0].number == 7
+        assert result.load(events[0].document) == {
+            "status": "STARTED",
+            "result": {"pid": os.getpid(), "hostname": "worker@here"},
+            "traceback": None,
+            "children": [],
+            "date_done": None,
+            "group_id": "g",
+            "retries": 2,
+            "task_id": "1",
+        }
+
+
+def test_without_a_store_no_start_is_told(make_app):
+    """No result backend: there is no place for it."""
+    app = make_app(task_track_started=True)
+    app.results = None
+    app.task(name="shop.add")(lambda: None)
+    execute = Execution(app)
+    execute.tell_started = lambda event: pytest.fail(str(event))
+    assert execute(Job(7, "mail", message())).state == "SUCCESS"
 
 
 @pytest.mark.parametrize(("store", "kept"), [(None, False), (True, True)])

@@ -11,7 +11,8 @@ from muster.core.effects import Publication
 from muster.core.policy import Policy
 from muster.core.rate import read_rate
 from muster.errors import BrokerRefused, BrokerUnavailable
-from muster.pools.base import Outcome, Returned, Running
+from muster.pools.base import Outcome, Returned, Running, Started
+from muster.results.memory import MemoryResults
 from muster.transports.base import Tick, Turn, Verdict
 from muster.transports.memory import MemoryBroker
 from muster.wire.message import pack, peek
@@ -599,3 +600,23 @@ def test_a_broker_that_answers_ticks_alone_is_away(fleet, caplog):
     world.run(30)
     assert not loop.connected
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_start_is_stored_while_the_task_runs(fleet, joined):
+    """In the broker's own store or in another one; what has ended meanwhile is stored after it."""
+    world = fleet("one", tracked={})
+    store = MemoryResults(world.clock)
+    world.broker._store = store.store
+    [loop], [pool] = world.loops, world.pools.values()
+    loop._stores_results = True
+    loop._results = None if joined else store
+    jobs = []
+    pool.submit = jobs.extend
+    world.publish("tracked", 2)
+    world.run(0.01)
+    pool.events += [Started(job.number, b'{"status":"STARTED"}') for job in jobs]
+    pool.events.append(Outcome(jobs[1].number, "SUCCESS", b'{"status":"SUCCESS"}', (), 0.5))
+    world.run(0.01)
+    assert store.get("tracked-0") == b'{"status":"STARTED"}'
+    assert store.get("tracked-1") == b'{"status":"SUCCESS"}'

@@ -30,6 +30,7 @@ from muster.pools.base import (
     Publish,
     Returned,
     Running,
+    Started,
 )
 from muster.pools.prefork import child as child_process
 from muster.pools.prefork import template
@@ -48,6 +49,7 @@ KILL_SECONDS: Final = 0.5
 
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _decode_request = msgspec.msgpack.Decoder(child_process.Request).decode
+_decode_started = msgspec.msgpack.Decoder(Started).decode
 _decode_job = msgspec.msgpack.Decoder(Job).decode
 _decode_exited = msgspec.msgpack.Decoder(template.Exited).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -302,6 +304,9 @@ class PreforkPool:
         for frame in self._frames(child, child.end, child.reader):
             child.silent = False
             if frame == child_process.ALIVE:
+                continue
+            if frame[:1] == child_process.STARTED:
+                self._events.append(_decode_started(frame[1:]))
                 continue
             outcome = _decode_outcome(frame[1:])
             if child.jobs.pop(outcome.number, None) is not None:

@@ -19,13 +19,13 @@ import msgspec
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.exceptions import SoftTimeLimitExceeded
-from muster.pools.base import Job, Loaded
+from muster.pools.base import Job, Loaded, Started
 from muster.pools.prefork.frames import Reader, send
 from muster.pools.prefork.page import Page
 
 JOB, PROBE = b"J", b"?"
 """To the child. A probe asks whether it runs at all; it is read in its turn, like a job."""
-OUTCOME, ALIVE = b"O", b"A"
+OUTCOME, ALIVE, STARTED = b"O", b"A", b"S"
 """From the child."""
 
 
@@ -74,7 +74,7 @@ class Child:
         self._publishing = threading.Lock()
         self._request = 0
         self._soft = _SoftLimit()
-        loaded.enter(self.publish)
+        loaded.enter(self.publish, self.started)
 
     def run(self) -> None:
         """Run jobs until the parent hangs up."""
@@ -96,6 +96,10 @@ class Child:
             # the outcome goes first: killed between the two, the job is known to be done
             send(self._end, OUTCOME + _encode(outcome))
             page.end()
+
+    def started(self, event: Started) -> None:
+        """Tell the parent that a run has begun."""
+        send(self._end, STARTED + _encode(event))
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """Publish through the parent and wait for its answer, in any thread. Raises BrokerUnavailable.

@@ -1,13 +1,13 @@
 -- One turn of a worker's loop: settlements and sendings, then starts, then the claim.
--- args = {settle, start, claim, run, worker, first number, lease seconds, queues, send}
+-- args = {settle, start, claim, run, worker, first number, lease seconds, queues, send, store}
 --   settle = {{tag, queue, verdict, reason, text, eta, result, publish, dead letters}, …}
 --     dead letters = {name, most of them, seconds}, of a message that joins them
 --   start = {{tag, queue, extra run[, task, interval, tolerance]}, …};  queues = {name, …} in order of preference
---   send = {{token, {publication, …}}, …}
+--   send = {{token, {publication, …}}, …};  store = {result, …} of tasks that go on
 -- Returns {now, settled bits, started bits, {tag, until, …} of starts put off, index of queue, step, message,
 --   index of queue, …}.
 local ACK, RETURN, LOST, DEAD, DEFER, REQUEUE, ACKED, ACK_EARLY = 0, 1, 2, 3, 4, 5, 6, 7
-local settle, start, limit, run, worker, first, lease, queues, send = unpack(args)
+local settle, start, limit, run, worker, first, lease, queues, send, store = unpack(args)
 
 -- What is done once however often it is said. A worker says it again in its next turns until it has an answer,
 -- so that only the last of them need be remembered.
@@ -26,14 +26,20 @@ local function is_new(token)
   return not is_known(token)
 end
 
+-- task id, document, status, retries, expires in seconds, key; nothing when results live elsewhere
+local function keep(result)
+  if #result > 0 then store_result(result[6], result[2], result[3], result[4], result[5]) end
+end
+
+for _, result in ipairs(store) do keep(result) end
+
 local settled, started = {}, {}
 local done_tags = {}
 for i, s in ipairs(settle) do
   local tag, queue, verdict = s[1], s[2], s[3]
   local ours = verdict == ACKED
     or redis.call('ZREM', running_key(queue), tag) + redis.call('ZREM', claimed_key(queue), tag) > 0
-  local result = s[7]
-  if #result > 0 then store_result(result[6], result[2], result[3], result[4], result[5]) end
+  keep(s[7])
   if verdict == ACK_EARLY then
     local token = 'early ' .. tag  -- the tag itself stands for what the run publishes
     if ours then done_tags[#done_tags + 1] = tag else ours = is_known(token) end
