@@ -447,7 +447,7 @@ def test_a_turn_stores_what_it_carries_of_tasks_that_go_on(broker):
     """Without a settlement, and before the results of those that it settles."""
     broker.publish(message("1"), message("2"))
     transport = broker.transport()
-    first, second = claim(transport)
+    _, second = claim(transport)
     begun = [
         StoredResult(each, b'{"status":"STARTED","task_id":"%b"}' % each.encode(), "STARTED", 0, 60)
         for each in ("1", "2")

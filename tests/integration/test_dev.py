@@ -442,6 +442,10 @@ def test_a_secret_in_the_folder_names_the_broker(redis_server, tmp_path):
             ("queues: [celery]", "queues: [none]"),
             "WorkerPool ledger: spec.queues names TaskQueue none, which ",
         ),
+        (
+            ("type: prefork", "type: gevent"),
+            "WorkerPool ledger: spec.pool.type: the pool gevent comes in a later version; use threads",
+        ),
         (("image: none", "image: [none"), "document 2, line "),
         (("name: celery", "name: muster.celery"), "must not begin with muster."),
     ],

@@ -78,6 +78,10 @@ class Reason(Word):
         "Fields of the spec, named in the message, have no effect on Redis; tasks are run all the same.",
     )
 
+    POOL_NOT_SUPPORTED = (
+        "PoolNotSupported",
+        "spec.pool names a way to run tasks that this version does not have; nothing is started.",
+    )
     QUEUE_NOT_FOUND = (
         "QueueNotFound",
         "spec.queues or spec.queue names a TaskQueue that does not exist in this namespace.",

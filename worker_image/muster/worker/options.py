@@ -8,7 +8,6 @@ default. What single calls and tasks say goes before all of it and is seen to wh
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from muster import settings
@@ -25,21 +24,11 @@ from muster.settings.environment import (
     WorkerEnvironment,
 )
 from muster.settings.kinds import queue_names
+from muster.settings.pools import PoolType, pool_type
 from muster.settings.urls import mask, parse_broker_url, parse_result_url, with_ca_file
 from muster.wire.keys import RESERVED_PREFIXES
 from muster.worker.machine import Machine
 
-
-class PoolType(StrEnum):
-    """How a worker runs several tasks at once."""
-
-    PREFORK = "prefork"
-    THREADS = "threads"
-    SOLO = "solo"
-
-
-_POOL_ALIASES = {"processes": PoolType.PREFORK}
-_LATER = ("gevent", "eventlet", "asyncio")
 _THREADS = 10
 LEAST_LEASE_SECONDS = 1.0
 
@@ -284,7 +273,7 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
     app = pick("app")
     if not app:
         raise ConfigurationError("no application: say which with -A MODULE, or in MUSTER_APP")
-    pool = _pool(pick("pool", setting="worker_pool"))
+    pool = pool_type(pick("pool", setting="worker_pool"))
     autoscale = pick("autoscale")
     hostname = node_name(pick("hostname", default=""), told.machine.host)
     queues = _queues(sources, told, said)
@@ -357,15 +346,6 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
     )
     _check(options)
     return options
-
-
-def _pool(name: str) -> PoolType:
-    if name in _LATER:
-        raise ConfigurationError(f"the pool {name} comes in a later version; use threads for I/O-bound tasks")
-    try:
-        return _POOL_ALIASES.get(name) or PoolType(name)
-    except ValueError:
-        raise ConfigurationError(f"there is no pool {name!r}: use prefork, threads or solo") from None
 
 
 def _concurrency(sources: _Sources, pool: PoolType, autoscale: tuple[int, int] | None, cpus: int) -> int:

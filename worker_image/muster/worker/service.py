@@ -20,10 +20,11 @@ from muster.core.policy import Policy, RateLimits, TaskPolicy, effective, withou
 from muster.pools.base import Loaded, Pool, PoolSettings, PublishFunction, StartedFunction
 from muster.pools.prefork import PoolBroken
 from muster.results.base import ResultStore
+from muster.settings.pools import PoolType
 from muster.transports.base import Transport
 from muster.transports.connect import connect_transport, same_database
 from muster.worker.loop import LoopSettings, WorkerLoop
-from muster.worker.options import PoolType, WorkerOptions, told_by
+from muster.worker.options import WorkerOptions, told_by
 from muster.worker.tally import Tally
 
 logger = logging.getLogger("muster.worker")

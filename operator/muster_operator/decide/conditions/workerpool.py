@@ -6,8 +6,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from muster.errors import ConfigurationError
+from muster.settings.pools import pool_type
 from muster_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason, find_condition
 from muster_operator.api.taskqueue import TaskQueue
+from muster_operator.api.workerpool import Pool
 from muster_operator.decide.drain import is_active, is_leaving
 from muster_operator.decide.floors import floor_at
 from muster_operator.decide.scaling import Reason as ScalingReason
@@ -31,7 +34,10 @@ class Problem:
 
 
 def declared_problem(seen: Snapshot) -> Problem | None:
-    """Return what in the pool's surroundings keeps its template from being built; None when all is there."""
+    """Return what keeps the pool's workers from being built, by its spec and surroundings; None: nothing."""
+    unsupported = _unsupported_pool(seen.pool.spec.pool)
+    if unsupported is not None:
+        return unsupported
     namespace = seen.pool.metadata.namespace
     for queue in seen.queues:
         if queue.task_queue is None:
@@ -53,6 +59,18 @@ def declared_problem(seen: Snapshot) -> Problem | None:
         problem = _secret_problem(seen, what, queues, secret)
         if problem is not None:
             return problem
+    return None
+
+
+def _unsupported_pool(pool: Pool) -> Problem | None:
+    """Return why no worker can be started with this pool: its containers would end at once, every time."""
+    field, name = ("customPool", pool.custom_pool) if pool.custom_pool else ("type", pool.type)
+    if name is None:
+        return None
+    try:
+        pool_type(name)
+    except ConfigurationError as error:
+        return Problem(reason=Reason.POOL_NOT_SUPPORTED, message=f"spec.pool.{field}: {error}")
     return None
 
 

@@ -11,12 +11,12 @@ from muster.core.autoscale import Bounds
 from muster.errors import ConfigurationError
 from muster.settings import resolve as settings
 from muster.settings.environment import DeadLetter, WorkerEnvironment
+from muster.settings.pools import PoolType
 from muster.settings.table import BY_NAME
 from muster.worker.machine import Machine
 from muster.worker.options import (
     APPLICATION_SETTINGS,
     CommandLine,
-    PoolType,
     Told,
     WorkerOptions,
     node_name,
@@ -161,7 +161,12 @@ def test_prefetch():
         ({"broker_url": "amqp://u:hidden@h"}, {}, {}, "RabbitMQ"),
         ({"result_url": "rpc://"}, {}, {}, "the result backend URL"),
         ({"pool": "gevent"}, {}, {}, "comes in a later version; use threads"),
-        ({"pool": "shop:Pool"}, {}, {}, "there is no pool 'shop:Pool': use prefork"),
+        (
+            {"pool": "shop:Pool"},
+            {},
+            {},
+            "the pool shop:Pool is one of your own, which comes in a later version; use prefork",
+        ),
         ({}, {}, {"worker_concurrency": 0}, "concurrency is 0"),
         ({"pool": "solo"}, {"autoscale": (8, 2)}, {}, "a solo worker runs one task at a time: leave"),
         ({"concurrency": 9}, {"autoscale": (8, 2)}, {}, "concurrency is where autoscale begins"),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from muster.settings.pools import PoolType
 from muster_operator.api.conditions import Condition, ConditionStatus, find_condition
 from muster_operator.api.workerpool import WorkerPoolStatus
 from muster_operator.decide.plan import plan_worker_pool
@@ -175,6 +176,40 @@ def test_what_is_missing_is_named_with_its_remedy(fields, reason, says):
     status, found, message = condition_of(seen, "Ready")
     assert (status, found) == ("False", reason)
     assert says in message
+
+
+@pytest.mark.parametrize(
+    ("pool", "says"),
+    [
+        (
+            {"type": "gevent"},
+            "spec.pool.type: the pool gevent comes in a later version; use threads",
+        ),
+        ({"type": "asyncio"}, "spec.pool.type: the pool asyncio "),
+        (
+            {"customPool": "shop.pools:Own"},
+            "spec.pool.customPool: the pool shop.pools:Own is one of your own",
+        ),
+    ],
+)
+def test_a_pool_that_this_version_does_not_have_is_said_and_not_started(pool, says):
+    """Not Ready, at zero too, with the field and the remedy; no Deployment whose containers would crash."""
+    for minimum in (0, 3):
+        seen = snapshot(pool_of(pool=pool, scaling={"minReplicas": minimum}))
+        status, reason, message = condition_of(seen, "Ready")
+        assert (status, reason) == ("False", "PoolNotSupported")
+        assert message.startswith(says)
+        assert "; use " in message
+        assert applied(seen) == []
+        assert [each.reason for each in done(seen, Emit) if each.type == "Warning"] == ["PoolNotSupported"]
+
+
+@pytest.mark.parametrize("name", PoolType)
+def test_the_manifest_knows_every_pool_of_the_engine(name):
+    """What a worker can be started with can be declared."""
+    seen = snapshot(pool_of(pool={"type": str(name)}))
+    assert condition_of(seen, "Ready")[1] != "PoolNotSupported"
+    assert done(seen, Apply)
 
 
 def test_a_pool_that_cannot_be_built_keeps_its_workers():
