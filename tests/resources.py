@@ -295,8 +295,14 @@ REFUSED: tuple[Refused, ...] = (
     Refused(
         "threads with a hard limit",
         worker_pool(pool={"type": "threads"}, limits={"timeLimit": "1m"}),
-        "spec.limits.timeLimit",
-        "which no thread and no solo worker survives",
+        "spec.limits",
+        "threads and solo have none: use prefork",
+    ),
+    Refused(
+        "solo with a soft limit",
+        worker_pool(pool={"type": "solo"}, limits={"softTimeLimit": "1m"}),
+        "spec.limits",
+        "threads and solo have none: use prefork",
     ),
     Refused(
         "rate without a number",

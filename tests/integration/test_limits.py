@@ -52,3 +52,13 @@ def test_two_workers_together_keep_a_global_rate(redis_server, ledger, app, pool
     limited = sorted(at for task_id, at in ledger.started_at.items() if task_id != free.id)
     assert_within(read_rate("20/s", whose=""), limited, late_seconds=1.0)
     assert put_off >= 30
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_worker_that_cannot_keep_time_limits_says_so_once(redis_server, pool):
+    """At its start: of its own and of its tasks'."""
+    limits = ("--time-limit", "10", "--soft-time-limit", "5")
+    with Worker("behaviour_app", pool, *limits, BROKER=redis_server.url) as worker:
+        worker.wait_ready()
+        wait_for(lambda: "b.hard, b.soft" in worker.log, what="the worker says so")
+        assert worker.log.count("has no effect: the") == 2

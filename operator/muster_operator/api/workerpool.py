@@ -482,13 +482,15 @@ class WorkerPoolSpec:
         return self.limits.time_limit is None or self.drain.timeout >= self.limits.time_limit
 
     @rule(
-        "!has(self.limits.timeLimit) || !has(self.pool.type) || !(self.pool.type in ['threads', 'solo'])",
-        "limits.timeLimit kills the task, which no thread and no solo worker survives: "
-        "use prefork, or softTimeLimit alone",
-        field="limits.timeLimit",
+        """!has(self.pool.type) || !(self.pool.type in ['threads', 'solo'])
+           || !(has(self.limits.timeLimit) || has(self.limits.softTimeLimit))""",
+        "limits.timeLimit and limits.softTimeLimit interrupt a task in a process of its own, and threads and "
+        "solo have none: use prefork",
+        field="limits",
     )
-    def a_killed_task_has_its_own_process(self) -> bool:
-        return self.limits.time_limit is None or self.pool.type not in {PoolType.THREADS, PoolType.SOLO}
+    def a_limited_task_has_its_own_process(self) -> bool:
+        limits = (self.limits.time_limit, self.limits.soft_time_limit)
+        return self.pool.type not in {PoolType.THREADS, PoolType.SOLO} or limits == (None, None)
 
 
 @dataclass(frozen=True, kw_only=True)

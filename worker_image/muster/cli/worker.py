@@ -110,13 +110,16 @@ _COUNT = Form("number", quantities.count)
     help="Tasks at once follow the load between these; -c says how many in the beginning.",
 )
 @click.option(
-    "--time-limit", "time_limit_seconds", type=_DURATION, help="The process that runs a task is killed."
+    "--time-limit",
+    "time_limit_seconds",
+    type=_DURATION,
+    help="The process that runs a task is killed; with prefork.",
 )
 @click.option(
     "--soft-time-limit",
     "soft_time_limit_seconds",
     type=_DURATION,
-    help="The task gets SoftTimeLimitExceeded.",
+    help="The task gets SoftTimeLimitExceeded; with prefork.",
 )
 @click.option("--max-tasks-per-child", type=_COUNT, help="A child process is replaced after so many tasks.")
 @click.option(

@@ -1,6 +1,7 @@
 """The threads pool and what it shares with solo: tasks run in this process, beside the worker's loop.
 
-Python threads cannot be killed: hard time limits do not hold here (prefork's do), and the worker says so.
+Python threads can be neither killed nor interrupted: time limits do not hold here (prefork's do), and the
+worker says so at its start.
 """
 
 import itertools

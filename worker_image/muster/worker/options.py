@@ -12,6 +12,7 @@ from typing import Any
 
 from muster import settings
 from muster.core.autoscale import Bounds
+from muster.core.policy import TaskPolicy
 from muster.core.rate import read_rate
 from muster.errors import ConfigurationError
 from muster.settings import Settings
@@ -417,6 +418,30 @@ def _check(options: WorkerOptions) -> None:
     for name, text in options.global_rate_limits.items():
         read_rate(text, whose=f"the global rate limit of {name}")
     read_rate(options.default_rate_limit or None, whose="task_default_rate_limit")
+
+
+_SHOWN = 5
+"""How many tasks of one trouble are named."""
+
+
+def without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
+    """Return a sentence for each thing that the worker or a task was told and that the pool cannot do."""
+    if options.pool is PoolType.PREFORK:
+        return []
+    why = f"the {options.pool} pool cannot interrupt a task; use prefork"
+    found = []
+    for what, seconds in (
+        ("time limit", options.time_limit_seconds),
+        ("soft time limit", options.soft_time_limit_seconds),
+    ):
+        if seconds:
+            found.append(f"the {what} of {seconds:g} s has no effect: {why}")
+    limited = sorted(name for name, task in tasks.items() if task.hard_limit or task.soft_limit)
+    if limited:
+        more = f" and {len(limited) - _SHOWN} more" if len(limited) > _SHOWN else ""
+        named = ", ".join(limited[:_SHOWN]) + more
+        found.append(f"the time limits that tasks have themselves, {named}, have no effect: {why}")
+    return found
 
 
 def node_name(text: str, host: str) -> str:

@@ -16,7 +16,8 @@ import msgspec
 
 from muster import settings as muster_settings
 from muster.core.effects import Publication
-from muster.core.policy import Policy, RateLimits, TaskPolicy, effective, without_effect
+from muster.core.policy import Policy, RateLimits, TaskPolicy, effective
+from muster.core.policy import without_effect as rates_without_effect
 from muster.pools.base import Loaded, Pool, PoolSettings, PublishFunction, StartedFunction
 from muster.pools.prefork import PoolBroken
 from muster.results.base import ResultStore
@@ -24,7 +25,7 @@ from muster.settings.pools import PoolType
 from muster.transports.base import Transport
 from muster.transports.connect import connect_transport, same_database
 from muster.worker.loop import LoopSettings, WorkerLoop
-from muster.worker.options import WorkerOptions, told_by
+from muster.worker.options import WorkerOptions, told_by, without_effect
 from muster.worker.tally import Tally
 
 logger = logging.getLogger("muster.worker")
@@ -165,7 +166,8 @@ def run(options: WorkerOptions, *, connect: Connect = connect) -> int:
     try:
         with _serving_health(options, loop):
             pool.start(_pool_settings(options), loop.wake)
-            for sentence in without_effect(greeting.tasks, limits):
+            vain = [*without_effect(options, greeting.tasks), *rates_without_effect(greeting.tasks, limits)]
+            for sentence in vain:
                 logger.warning("%s", sentence)
             with _signals(loop):
                 return _run(options, pool, loop)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.core.autoscale import Bounds
+from muster.core.policy import TaskPolicy
 from muster.errors import ConfigurationError
 from muster.settings import resolve as settings
 from muster.settings.environment import DeadLetter, WorkerEnvironment
@@ -22,6 +23,7 @@ from muster.worker.options import (
     node_name,
     resolve,
     told_by,
+    without_effect,
 )
 
 MACHINE = Machine(cpus=3, host="web1.example.org", unique="9f0c")
@@ -271,3 +273,32 @@ def test_options_travel_between_processes():
 def test_the_workers_name(text, name):
     """Celery's -n: % letters are expanded, and what is left out is filled in."""
     assert node_name(text, MACHINE.host) == name
+
+
+LIMITS = {"time_limit_seconds": 10.0, "soft_time_limit_seconds": 5.0}
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_time_limits_of_a_pool_that_cannot_interrupt_are_told(pool):
+    """The worker's own and those of its tasks, wherever they were said, with what to use instead."""
+    why = f"the {pool} pool cannot interrupt a task; use prefork"
+    said = [
+        "the time limit of 10 s has no effect: " + why,
+        "the soft time limit of 5 s has no effect: " + why,
+    ]
+    assert without_effect(options({"pool": pool, **LIMITS}), {}) == said
+    assert without_effect(options({"pool": pool}, LIMITS), {}) == said
+    application = {"worker_pool": pool, "task_time_limit": 10, "task_soft_time_limit": 5}
+    assert without_effect(options(application=application), {}) == said
+    tasks = {f"shop.t{n}": TaskPolicy(soft_limit=1.0) for n in range(7)} | {"shop.free": TaskPolicy()}
+    [sentence] = without_effect(options({"pool": pool}), tasks)
+    assert sentence.startswith(
+        "the time limits that tasks have themselves, shop.t0, shop.t1, shop.t2, shop.t3, shop.t4 and 2 more, "
+    )
+
+
+def test_what_has_its_effect_is_not_told():
+    """Limits with prefork, and a pool without any."""
+    tasks = {"shop.send": TaskPolicy(hard_limit=1.0)}
+    assert without_effect(options(LIMITS), tasks) == []
+    assert without_effect(options({"pool": "threads"}), {"shop.send": TaskPolicy()}) == []
