@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from muster.cli.logs import configure
+from muster.cli.logs import LEVELS, configure
 from muster_operator.adapters.connection import NoCluster, connection
 from muster_operator.loop.run import Options, run
 
@@ -41,7 +41,13 @@ from muster_operator.loop.run import Options, run
     default="",
     help="Names this operator in the Lease; none: by host and process.",
 )
-@click.option("--log-level", envvar="MUSTER_LOG_LEVEL", default="INFO", help="As the worker's.")
+@click.option(
+    "--log-level",
+    envvar="MUSTER_LOG_LEVEL",
+    default="INFO",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    help="As the worker's.",
+)
 @click.option(
     "--log-format",
     envvar="MUSTER_LOG_FORMAT",
@@ -68,11 +74,26 @@ def main(
         lease_namespace=lease_namespace,
         identity=identity,
     )
+    run(options, connection())
+
+
+def _run() -> int:
+    """Run the command; an error is one line, and its exit code."""
+    name = "python -m muster_operator"
     try:
-        run(options, connection())
+        main.main(prog_name=name, standalone_mode=False)
+    except click.UsageError as error:
+        return _say(f"{error.format_message()} (see {name} --help)")
     except NoCluster as error:
-        click.echo(f"muster-operator: {error}", err=True)
-        sys.exit(2)
+        return _say(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    return 0
 
 
-main()
+def _say(text: str) -> int:
+    click.echo(f"muster-operator: {' '.join(text.split())}", err=True)
+    return 2
+
+
+sys.exit(_run())

@@ -60,11 +60,13 @@ def _import(app_path: str, name: str) -> ModuleType | None:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             return None
         raise _broken(app_path, name, error) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a module that leaves is not an application
         raise _broken(app_path, name, error) from error
 
 
-def _broken(app_path: str, name: str, error: Exception) -> ConfigurationError:
+def _broken(app_path: str, name: str, error: BaseException) -> ConfigurationError:
     frames = []
     trace = error.__traceback__
     while trace is not None:
@@ -123,6 +125,22 @@ def _article(value: Any) -> str:
     return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
 
 
+def import_modules(app: Muster, app_path: str, include: Sequence[str] = ()) -> None:
+    """Import all that the application asks for, and `include` besides, and finish its tasks.
+
+    Raises ConfigurationError in one line.
+    """
+    try:
+        app.import_modules()
+        for module in include:
+            importlib.import_module(module)
+        app.finalize()
+    except (ConfigurationError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise _broken(app_path, "one of its modules", error) from error
+
+
 def task_table(app: Muster) -> dict[str, TaskPolicy]:
     """Return what each task says of its delivery and limits."""
     return {
@@ -158,13 +176,6 @@ def load_executor(
     app = load(app_path)
     if overrides:
         app.conf.override(overrides)
-    try:
-        app.import_modules()
-        for module in include:
-            importlib.import_module(module)
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        raise _broken(app_path, "one of its modules", error) from error
+    import_modules(app, app_path, include)
     app.set_current()
     return Execution(app, hostname=hostname), task_table(app), app

@@ -76,7 +76,7 @@ def run(options: BeatOptions, *, connect: Connect = connect) -> int:
 def _load(options: BeatOptions) -> _Loaded:
     """Return the application with what beat was told over its head. Raises ConfigurationError."""
     if options.app:
-        from muster.app.loading import load
+        from muster.app.loading import import_modules, load
 
         app = load(options.app)
     else:
@@ -91,7 +91,7 @@ def _load(options: BeatOptions) -> _Loaded:
     app.conf.override({"broker_url": with_ca_file(broker_url, options.broker_ca_file)})
     if not options.app:
         return _Loaded(app=app, scope=options.scope, own="")
-    app.import_modules()
+    import_modules(app, options.app)
     app.set_current()
     own = app.main or options.app
     if not own_entries(app, own, datetime.now(UTC)):

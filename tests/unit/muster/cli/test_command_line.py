@@ -31,6 +31,8 @@ def folder(tmp_path):
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "broken.py").write_text("import shopping_basket\n")
+    (tmp_path / "leaves.py").write_text("import sys\n\nsys.exit(3)\n")
+    (tmp_path / "leads_there.py").write_text("from shop import app\napp.conf.imports = ['leaves']\n")
     (tmp_path / "wrong.py").write_text("from shop import app\napp.conf.task_acks_lates = True\n")
     (tmp_path / "every.py").write_text(
         "from shop import app\napp.conf.beat_schedule = {'x': {'task': 'shop.add', 'schedule': 'daily'}}\n"
@@ -59,7 +61,17 @@ def muster(folder):
     return run
 
 
+LEAVES = "importing leaves raises SystemExit: 3 ("
+LEAVES_LATER = "importing one of its modules raises SystemExit: 3 ("
 WRONG = [
+    ("-A leaves worker -P prefork", LEAVES),
+    ("-A leaves worker -P solo", LEAVES),
+    ("-A leaves beat", LEAVES),
+    ("-A leaves call shop.add", LEAVES),
+    ("-A leads_there worker -P prefork", LEAVES_LATER),
+    ("-A leads_there worker -P threads", LEAVES_LATER),
+    ("-A leads_there beat", LEAVES_LATER),
+    ("-A shop worker -P solo -I leaves", LEAVES_LATER),
     ("worker", "no application: say which with -A MODULE"),
     ("-A nowhere worker", "there is no module 'nowhere' here"),
     ("worker -A empty", "holds no Muster application"),

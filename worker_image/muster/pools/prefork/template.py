@@ -168,8 +168,9 @@ def main(control: socket.socket, load: LoadExecutor, parent: int) -> NoReturn:
         send(control, FAILED + str(error).encode())
     except ConnectionError:
         code = 0  # the parent has hung up
-    except BaseException:  # noqa: BLE001 - this is the process's last line
-        send(control, FAILED + traceback.format_exc().encode())
+    except BaseException as error:  # noqa: BLE001 - this is the process's last line
+        traceback.print_exc()
+        send(control, FAILED + f"the application cannot be loaded: {error!r}; see above where".encode())
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
