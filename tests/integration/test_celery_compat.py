@@ -21,11 +21,12 @@ from celery.worker.request import Request
 from muster import Muster, chain
 from muster.app.execution import Execution
 from muster.core.effects import StoredResult
-from muster.exceptions import RemoteTaskError, TaskRevokedError
+from muster.exceptions import RemoteTaskError, TaskError, TaskRevokedError
 from muster.pools.base import Job
 from muster.wire.message import open_message, peek
 from muster.wire.result import document as result_document
 from waiting import wait_for
+from workers import Worker
 
 # what Celery itself does with redis-py, nothing of ours
 pytestmark = [
@@ -118,6 +119,26 @@ def test_celery_reads_that_our_task_has_started(ours, theirs, redis_server):
     found = theirs.AsyncResult(sent.id)
     assert (found.state, found.ready()) == ("STARTED", False)
     assert found.info == {"pid": os.getpid(), "hostname": "worker@here"}
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zlib"])
+def test_a_message_that_celery_has_compressed_is_run(ours, theirs, redis_server, compression):
+    """kombu's own two names for what the standard library can."""
+    result = theirs.tasks["shop.add"].apply_async((2, 3), compression=compression)
+    run(ours, raw(redis_server))
+    assert result.get(timeout=5) == 5
+
+
+def test_who_waits_for_a_chord_learns_that_there_is_none(ours, theirs, redis_server):
+    """Its tasks are not run: each is a failure, which Celery's client raises for the whole chord."""
+    task = theirs.task(add, name="b.add")
+    with Worker("behaviour_app", "solo", BROKER=redis_server.url) as worker:
+        worker.wait_ready()
+        result = celery.chord([task.s(1, 1), task.s(2, 2)], app=theirs)(task.s(1))
+        for child in result.parent.children:
+            with pytest.raises(TaskError, match="part of a chord"):
+                ours.AsyncResult(child.id).get(timeout=20)
+            assert child.state == "FAILURE"
 
 
 # -- our messages, read by Celery

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from muster import Muster
-from muster.exceptions import RemoteTaskError, TaskRevokedError, TimeLimitExceeded
+from muster.exceptions import RemoteTaskError, TaskError, TaskRevokedError, TimeLimitExceeded
 from muster.transports.connect import connect_observer
 from waiting import wait_for
 from workers import Worker
@@ -188,6 +188,11 @@ def envelope(worker, app, **changes):
     return json.dumps(message)
 
 
+def chord_body():
+    body = [[1, 1], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": {"task": "b.add"}}]
+    return base64.b64encode(json.dumps(body).encode()).decode()
+
+
 BAD = {
     "bytes that are no message": (b"\xff\x00not json", b"MalformedMessage"),
     "JSON that is no message": (b"[1, 2, 3]", b"MalformedMessage"),
@@ -198,6 +203,8 @@ BAD = {
     "a body of the wrong shape": ({"body": base64.b64encode(b"[1]").decode()}, b"MalformedBody"),
     "an ETA that is no time": ({"headers__eta": "tomorrow"}, b"MalformedHeaders"),
     "retries that are no number": ({"headers__retries": "many"}, b"MalformedMessage"),
+    "a body compressed by bz2": ({"headers__compression": "application/x-bz2"}, b"CompressedBody"),
+    "a chord": ({"body": chord_body()}, b"ChordUnsupported"),
 }
 
 
@@ -213,15 +220,20 @@ def test_a_bad_message_is_buried_with_its_reason(app, worker, dead, kind):
     assert fields[b"reason"] == reason
     assert fields[b"text"]
     assert fields[b"message"] == raw
+    if isinstance(content, dict):  # who sent it learns why
+        with pytest.raises(TaskError):
+            app.AsyncResult(json.loads(raw)["headers"]["id"]).get(timeout=20)
     assert run(app, "b.add", 1, 1).get(timeout=20) == 2
 
 
 def test_an_oversize_message_is_buried(app, worker, dead):
     """More than 16 MiB: the reason says how big it was and what to do instead."""
-    run(app, "b.big", "x" * (13 * 2**20))
+    result = run(app, "b.big", "x" * (13 * 2**20))
     wait_for(dead, what="a dead letter", timeout_seconds=60)
     [(_, fields)] = dead()
     assert fields[b"reason"] == b"OversizeMessage"
+    with pytest.raises(TaskError, match="the limit is 16777216"):
+        result.get(timeout=20)
 
 
 def sent_commands(client):

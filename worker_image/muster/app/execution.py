@@ -27,6 +27,7 @@ from muster.app.task import Task
 from muster.app.text import LIMIT, brief
 from muster.core.effects import Publication
 from muster.core.retry import AutoRetry
+from muster.core.settlement import BY_TASK
 from muster.exceptions import EncodeError, Ignore, NotRegistered, Reject, Retry
 from muster.pools.base import Job, Outcome, Started, StartedFunction
 from muster.wire import result as documents
@@ -141,6 +142,7 @@ class Execution:
         self._stores = app.has_results
         self._ignores = bool(settings.task_ignore_result)
         self._stores_errors = bool(settings.task_store_errors_even_if_ignored)
+        self._max_bytes = int(settings.muster_max_message_bytes)
         self._tracks_started = bool(settings.task_track_started)
         self._extended = bool(settings.result_extended)
         self.tell_started: StartedFunction | None = None
@@ -170,7 +172,7 @@ class Execution:
         started = time.perf_counter()
         request: Context | None = None
         try:
-            message = open_message(job.raw)
+            message = open_message(job.raw, max_bytes=self._max_bytes)
             recipe = self._recipes.get(message.task) or self.recipe(message.task)
             if recipe is None:
                 return self._unknown(job, message)
@@ -362,7 +364,7 @@ class Execution:
                 if signals.task_rejected.receivers:
                     signals.task_rejected.send(sender=recipe.task, message=None, exc=error)
                 text = describe(error)
-                return Outcome(job.number, status, b"", outbox, runtime, text, "RejectedByTask")
+                return Outcome(job.number, status, b"", outbox, runtime, text, BY_TASK)
             case _:
                 document = self._failed(recipe, request, error)
                 return Outcome(job.number, "FAILURE", document, outbox, runtime, describe(error))
@@ -480,7 +482,7 @@ class Execution:
         started = time.perf_counter()
         request = None
         try:
-            request = self._request(job, open_message(job.raw))
+            request = self._request(job, open_message(job.raw, max_bytes=self._max_bytes))
         except MalformedMessage as malformed:
             return Outcome(job.number, "REJECTED", text=str(malformed), reason=malformed.reason)
         except Exception:  # noqa: BLE001 - it was opened before; this says what happened all the same

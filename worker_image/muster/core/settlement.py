@@ -4,6 +4,8 @@ Called by the worker's loop for each end of a run. The verdicts are the transpor
 result store is decided beside them. Celery's rules stand in `celery/worker/request.py`.
 """
 
+from typing import Final
+
 import msgspec
 
 from muster.core.policy import Policy
@@ -18,6 +20,9 @@ class Settled(msgspec.Struct, frozen=True):
     error: str = ""
     """Name of the exception to store when the run left no document of its own."""
 
+
+BY_TASK: Final = "RejectedByTask"
+"""Reason of a message that the task itself has refused."""
 
 _ACK = Settled("ACK")
 _ACK_IGNORED = Settled("ACK", store=False)
@@ -36,7 +41,10 @@ def after_run(state: str, reason: str, policy: Policy) -> Settled:
         case "REQUEUED":
             return _REQUEUE
         case _:
-            return Settled("DEAD", reason=reason or "Rejected")
+            # a task that refuses its message says nothing of its result; of one that could not be run
+            # somebody waits for the result all the same
+            error = "" if reason == BY_TASK else "TaskError"
+            return Settled("DEAD", reason=reason or "Rejected", error=error)
 
 
 def after_loss(*, by_limit: bool, losses: int, delivery_limit: int, policy: Policy) -> Settled:

@@ -23,6 +23,11 @@ CAUSE_FIELD: Final = "x-muster-cause"
 """Two top-level fields of the envelope that kombu ignores and keeps: how often a worker was lost while the
 message may have run, and how the last one was. A Lua script can set them without decoding the JSON."""
 
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""A message may be as long where nobody says otherwise."""
+_ZLIB: Final = frozenset({"application/x-gzip", "gzip", "zlib"})
+"""kombu's names of one way to compress."""
+
 
 class _Head(msgspec.Struct):
     task: str | None = None
@@ -32,6 +37,19 @@ class _Head(msgspec.Struct):
     retries: int | msgspec.UnsetType | None = msgspec.UNSET
     timelimit: tuple[float | None, float | None] | None = None
     ignore_result: bool | None = False
+
+
+class _Names(msgspec.Struct):
+    """What a result needs to be stored."""
+
+    task: str
+    id: str
+    retries: Any = 0
+    ignore_result: Any = False
+
+
+class _NamedEnvelope(msgspec.Struct):
+    headers: _Names
 
 
 class _Envelope(msgspec.Struct):
@@ -75,6 +93,7 @@ class _Waits(msgspec.Struct):
 _decode_peek = msgspec.json.Decoder(_Envelope).decode
 _decode_waits = msgspec.json.Decoder(_Waits).decode
 _decode_full = msgspec.json.Decoder(_FullEnvelope).decode
+_decode_names = msgspec.json.Decoder(_NamedEnvelope).decode
 _encode = msgspec.json.Encoder().encode
 _Read = TypeVar("_Read")
 
@@ -208,20 +227,60 @@ def _head_with_body(envelope: _Envelope) -> _Head:
     return head
 
 
-def open_message(raw: bytes) -> Message:
-    """Return the whole message of protocol 2, 1 or the hybrid of both. Raises MalformedMessage."""
+def identify(raw: bytes) -> Peek | None:
+    """Return task and id of a message, whatever else is wrong with it; None when it has none."""
+    try:
+        names = _decode_names(raw).headers
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return Peek(
+        names.task,
+        names.id,
+        retries=names.retries if isinstance(names.retries, int) else 0,
+        ignore_result=bool(names.ignore_result),
+    )
+
+
+def _plain(body: bytes, compression: str, max_bytes: int) -> bytes:
+    """Return a body as it was before it was compressed. Raises MalformedMessage."""
+    if compression not in _ZLIB:
+        raise MalformedMessage(
+            "CompressedBody",
+            f"the body is compressed ({compression}): publish with compression='gzip', or without",
+        )
+    import zlib
+
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib's own header, which kombu writes, or gzip's
+    try:
+        plain = inflater.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise MalformedMessage("MalformedBody", f"the body is not {compression}: {error}") from None
+    if len(plain) > max_bytes:
+        raise MalformedMessage(
+            "OversizeMessage",
+            f"more than {max_bytes} bytes when it is decompressed, which is the limit: put the data into a "
+            "store and send its address",
+        )
+    if not inflater.eof:
+        raise MalformedMessage("MalformedBody", f"the body is not {compression}: it is cut off")
+    return plain
+
+
+def open_message(raw: bytes, *, max_bytes: int = MAX_BYTES) -> Message:
+    """Return the whole message of protocol 2, 1 or the hybrid of both; decompressed no more than `max_bytes`.
+
+    Raises MalformedMessage.
+    """
     envelope = _read(_decode_full, _FullEnvelope, raw)
     if envelope.content_type != "application/json":
         raise MalformedMessage(
             "UnknownContentType", f"content type {envelope.content_type!r}: only JSON is accepted"
         )
     headers = envelope.headers
+    data = _body(envelope.body, envelope.properties.body_encoding)
     if headers.get("compression"):
-        raise MalformedMessage(
-            "CompressedBody",
-            f"the body is compressed ({headers['compression']}): publish without compression",
-        )
-    body = _load(_body(envelope.body, envelope.properties.body_encoding))
+        data = _plain(data, str(headers["compression"]), max_bytes)
+    body = _load(data)
     if isinstance(body, dict):  # protocol 1, or protocol 2's headers around protocol 1's body
         embed = body
         headers = {**{k: v for k, v in body.items() if k not in {"args", "kwargs"}}, **headers}

@@ -38,7 +38,7 @@ from muster.results.base import ResultStore
 from muster.transports.base import Delivery, Sending, Settlement, Start, Tick, Transport, Turn, Verdict
 from muster.wire import control
 from muster.wire.errors import MalformedMessage
-from muster.wire.message import Peek, peek
+from muster.wire.message import MAX_BYTES, Peek, identify, peek
 from muster.wire.report import TaskStatistics, WorkerReport
 from muster.wire.report import encode as encode_report
 from muster.wire.result import document, exception_document
@@ -81,7 +81,7 @@ class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
     """For a queue that `delivery_limits` does not name; 0: no limit."""
     result_expires_seconds: int = 86400
     drain_timeout_seconds: float = 600.0
-    max_message_bytes: int = 16 * 1024 * 1024
+    max_message_bytes: int = MAX_BYTES
     max_depth: int = 0
     """How many messages a slot may hold at most; 0: what `core.prefetch` allows."""
     autoscale: Bounds | None = None
@@ -754,7 +754,7 @@ class WorkerLoop:
                 )
             message = peek(raw)
         except MalformedMessage as error:
-            self._bury(delivery, error.reason, str(error))
+            self._bury_malformed(delivery, error)
             return None
         admission: Admission = admit(
             message,
@@ -830,6 +830,13 @@ class WorkerLoop:
             )
         )
 
+    def _bury_malformed(self, delivery: Delivery, error: MalformedMessage) -> None:
+        """Bury a message that cannot be read; who waits for its result is told, where its id is known."""
+        message, result = identify(delivery.raw), None
+        if message is not None:
+            result = self._failure(message, None, "FAILURE", exceptions.TaskError(str(error)))
+        self._bury(delivery, error.reason, str(error), message, result)
+
     def _failure(
         self, message: Peek, policy: Policy | None, status: str, error: BaseException
     ) -> StoredResult | None:
@@ -875,6 +882,9 @@ class WorkerLoop:
             result = StoredResult(
                 message.id, outcome.document, status, message.retries, self._settings.result_expires_seconds
             )
+        elif settled.error:
+            kind = getattr(exceptions, settled.error)
+            result = self._failure(message, held.policy, "FAILURE", kind(outcome.text))
         if settled.verdict == "DEAD":
             self.tally.buried(delivery.queue, settled.reason)
         self._settle.append(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.core.policy import Policy
-from muster.core.settlement import Settled, after_loss, after_run
+from muster.core.settlement import BY_TASK, Settled, after_loss, after_run
 from muster.transports.base import Verdict
 
 STATES = ["SUCCESS", "FAILURE", "RETRY", "IGNORED", "REJECTED", "REQUEUED"]
@@ -20,7 +20,7 @@ STATES = ["SUCCESS", "FAILURE", "RETRY", "IGNORED", "REJECTED", "REQUEUED"]
         ("FAILURE", Policy(acks_on_failure_or_timeout=False), Settled("DEAD", reason="TaskFailed")),
         ("IGNORED", Policy(), Settled("ACK", store=False)),
         ("REQUEUED", Policy(), Settled("REQUEUE", store=False)),
-        ("REJECTED", Policy(), Settled("DEAD", reason="Rejected")),
+        ("REJECTED", Policy(), Settled("DEAD", reason="Rejected", error="TaskError")),
     ],
 )
 def test_each_end_of_a_run_has_its_verdict(state, policy, want):
@@ -31,6 +31,12 @@ def test_each_end_of_a_run_has_its_verdict(state, policy, want):
 def test_a_rejection_keeps_its_own_reason():
     """So that the dead letter says what was wrong with it."""
     assert after_run("REJECTED", "MalformedBody", Policy()).reason == "MalformedBody"
+
+
+def test_what_a_task_refuses_itself_leaves_no_result():
+    """As with Celery; of what could not be run at all, the result says so."""
+    assert after_run("REJECTED", BY_TASK, Policy()) == Settled("DEAD", reason=BY_TASK)
+    assert after_run("REJECTED", "CompressedBody", Policy()).error == "TaskError"
 
 
 policies = st.builds(

@@ -1,19 +1,21 @@
 """Messages that Celery 5.7 has written are read as Celery reads them, and nothing else gets in."""
 
 import base64
+import gzip
 import json
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.json import loads as kombu_loads
 
 from muster.wire.errors import MalformedMessage
-from muster.wire.message import Message, Peek, open_message, pack, peek, timestamp, waits_since
+from muster.wire.message import Message, Peek, identify, open_message, pack, peek, timestamp, waits_since
 
 GOLDEN = sorted((Path(__file__).parents[3] / "golden" / "celery-5.7").glob("*.json"))
-READABLE = [path for path in GOLDEN if path.stem != "compressed"]
 
 
 def golden(path):
@@ -58,7 +60,7 @@ def test_there_are_golden_messages_of_both_protocols():
     assert {"plain", "types", "chain", "hybrid", "v1_plain", "v1_eta", "v1_link"} <= names
 
 
-@pytest.mark.parametrize("path", READABLE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_a_message_of_celery_is_opened_as_celery_opens_it(path):
     """Arguments of every type, links, chain, limits and ids are those that Celery's own worker sees."""
     raw, read, _ = golden(path)
@@ -91,10 +93,73 @@ def test_a_worker_decides_by_what_celery_reads(path):
     assert (seen.losses, seen.cause, seen.content_type) == (0, "", "application/json")
 
 
-def test_a_compressed_body_is_named():
-    """A body that Celery has compressed is refused for what it is, not as broken JSON."""
-    raw, _, _ = golden(next(path for path in GOLDEN if path.stem == "compressed"))
+def compressed(body, compression="application/x-gzip"):
+    """A message whose body is these bytes."""
+    return msgspec.json.encode(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-type": "application/json",
+            "headers": {"task": "shop.add", "id": "1", "compression": compression},
+            "properties": {"body_encoding": "base64"},
+        }
+    )
+
+
+BODY = b"[[1],{},{}]"
+
+
+@pytest.mark.parametrize("name", ["application/x-gzip", "gzip", "zlib"])
+@pytest.mark.parametrize("compress", [zlib.compress, gzip.compress])
+def test_what_zlib_has_compressed_is_opened(compress, name):
+    """By all of kombu's names for it, whichever header is in front."""
+    assert open_message(compressed(compress(BODY), name)).args == [1]
+
+
+@pytest.mark.parametrize("name", ["application/x-bz2", "application/x-lzma", "application/zstd", "rot13"])
+def test_another_compression_is_named(name):
+    """It is refused for what it is, not as broken JSON."""
+    raw = compressed(BODY, name)
     assert reason(open_message, raw) == "CompressedBody"
+    assert name in str(told(open_message, raw))
+
+
+@pytest.mark.parametrize("body", [b"", BODY, zlib.compress(BODY)[:-5], zlib.compress(BODY)[:3]])
+def test_a_body_that_is_not_what_it_says_is_malformed(body):
+    """Not compressed at all, or cut off."""
+    assert reason(open_message, compressed(body)) == "MalformedBody"
+
+
+def test_a_body_is_not_decompressed_beyond_the_limit():
+    """A megabyte in a kilobyte is refused when it is over the limit, and opened when it is not."""
+    body = b'[["' + b"x" * 2**20 + b'"],{},{}]'
+    raw = compressed(zlib.compress(body))
+    assert len(raw) < 5000
+    assert told(lambda raw: open_message(raw, max_bytes=2**20), raw).reason == "OversizeMessage"
+    assert len(open_message(raw, max_bytes=len(body)).args[0]) == 2**20
+
+
+@given(st.binary(max_size=100))
+def test_compressed_bytes_never_raise_anything_else(body):
+    """Whatever stands there."""
+    told(open_message, compressed(body))
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b'{"headers":{"task":"t","id":"1","eta":7,"retries":"many"}}', ("t", "1", 0, False)),
+        (b'{"headers":{"task":"t","id":"1","retries":2,"ignore_result":true},"body":5}', ("t", "1", 2, True)),
+        (b'{"headers":{"task":"t","id":null}}', None),
+        (b'{"headers":{"task":"t"}}', None),
+        (b'{"body":""}', None),
+        (b"[1]", None),
+        (b"\xff", None),
+    ],
+)
+def test_a_message_that_cannot_be_read_may_have_a_name(raw, found):
+    """Task, id, retries and whether its result is ignored, as far as they are there."""
+    seen = identify(raw)
+    assert (seen and (seen.task, seen.id, seen.retries, seen.ignore_result)) == found
 
 
 JSON_VALUES = st.recursive(
