@@ -717,6 +717,8 @@ class WorkerLoop:
                     settlement.queue,
                     settlement.tag,
                 )
+            elif settlement.verdict is Verdict.DEAD:
+                self.tally.buried(settlement.queue, settlement.reason)
         self._settling = []
 
     def _answer(self, error: str) -> None:
@@ -816,7 +818,6 @@ class WorkerLoop:
         message: Peek | None = None,
         result: StoredResult | None = None,
     ) -> None:
-        self.tally.buried(delivery.queue, reason)
         what = "a message" if message is None else f"{message.task}[{message.id}]"
         logger.error("%s of queue %s goes to its dead letters: %s: %s", what, delivery.queue, reason, text)
         self._settle.append(
@@ -885,8 +886,6 @@ class WorkerLoop:
         elif settled.error:
             kind = getattr(exceptions, settled.error)
             result = self._failure(message, held.policy, "FAILURE", kind(outcome.text))
-        if settled.verdict == "DEAD":
-            self.tally.buried(delivery.queue, settled.reason)
         self._settle.append(
             Settlement(
                 tag=delivery.tag,
@@ -940,8 +939,6 @@ class WorkerLoop:
         if settled.error:
             kind = getattr(exceptions, settled.error)
             result = self._failure(message, held.policy, "FAILURE", kind(lost.text))
-        if settled.verdict == "DEAD":
-            self.tally.buried(delivery.queue, settled.reason)
         self._settle.append(
             Settlement(
                 tag=delivery.tag,

@@ -620,3 +620,46 @@ def test_a_start_is_stored_while_the_task_runs(fleet, joined):
     world.run(0.01)
     assert store.get("tracked-0") == b'{"status":"STARTED"}'
     assert store.get("tracked-1") == b'{"status":"SUCCESS"}'
+
+
+@pytest.mark.parametrize(("early", "stored"), [(False, 1), (True, 0)])
+def test_only_a_dead_letter_that_is_stored_is_counted(fleet, early, stored):
+    """A task that was acknowledged at its start can refuse a message, which is then nowhere any more."""
+    world = fleet("one", limited={"acks_late": not early})
+    [pool] = world.pools.values()
+    jobs = []
+    pool.submit = jobs.extend
+    world.publish("limited", 1)
+    world.run(0.01)
+    pool.events.append(Outcome(jobs[0].number, "REJECTED", b"", (), 0.5, "no", "RejectedByTask"))
+    world.run(0.01)
+    assert len(world.broker.dead("mail.dead")) == stored
+    [loop] = world.loops
+    assert loop.tally.dead == ({("mail", "RejectedByTask"): 1} if stored else {})
+
+
+def test_what_cannot_be_read_is_counted_once_the_broker_has_it(fleet):
+    """By its reason."""
+    world = fleet("one")
+    world.broker.publisher().publish([Publication("mail", b"no message")])
+    world.run(0.01)
+    [loop] = world.loops
+    assert loop.tally.dead == {("mail", "MalformedMessage"): 1}
+
+
+def test_what_was_left_to_somebody_else_is_no_dead_letter(fleet):
+    """The lease has ended while the task ran: its refusal comes too late, and the message runs elsewhere."""
+    world = fleet("one", refused={})
+    [pool] = world.pools.values()
+    jobs = []
+    pool.submit = jobs.extend
+    world.publish("refused", 1)
+    world.run(0.01)
+    other = world.broker.transport(queues=["mail"], worker="two", pool="pool", lease_seconds=30)
+    world.clock.now += 31
+    other.tick(Tick())
+    assert len(other.turn(Turn(claim=1)).deliveries) == 1
+    pool.events.append(Outcome(jobs[0].number, "REJECTED", b"", (), 0.5, "no", "RejectedByTask"))
+    world.run(0.01)
+    [loop] = world.loops
+    assert (loop.tally.dead, world.broker.dead("mail.dead")) == ({}, [])
