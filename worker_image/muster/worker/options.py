@@ -6,7 +6,7 @@ the environment says are arguments. Precedence: command line, environment (the m
 default. What single calls and tasks say goes before all of it and is seen to where they run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -413,6 +413,11 @@ def _check(options: WorkerOptions) -> None:
                 f"the dead letters of queue {queue!r} would go to {place.name!r}, which this worker consumes "
                 "too: name another place"
             )
+    if 0 < options.time_limit_seconds <= options.soft_time_limit_seconds:
+        raise ConfigurationError(
+            f"the soft time limit, {options.soft_time_limit_seconds:g} s, must be shorter than the time limit, "
+            f"{options.time_limit_seconds:g} s, or a task is killed before it is told to stop"
+        )
     for name, text in options.rate_limits.items():
         read_rate(text, whose=f"the rate limit of {name}")
     for name, text in options.global_rate_limits.items():
@@ -427,7 +432,9 @@ _SHOWN = 5
 def without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
     """Return a sentence for each thing that the worker or a task was told and that the pool cannot do."""
     if options.pool is PoolType.PREFORK:
-        return []
+        late = sorted(name for name, task in tasks.items() if _told_too_late(options, task))
+        why = "the task is killed before it is told to stop; give it a time limit that is longer"
+        return [f"the soft time limit of {_listed(late)} has no effect: {why}"] if late else []
     why = f"the {options.pool} pool cannot interrupt a task; use prefork"
     found = []
     for what, seconds in (
@@ -438,10 +445,19 @@ def without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> l
             found.append(f"the {what} of {seconds:g} s has no effect: {why}")
     limited = sorted(name for name, task in tasks.items() if task.hard_limit or task.soft_limit)
     if limited:
-        more = f" and {len(limited) - _SHOWN} more" if len(limited) > _SHOWN else ""
-        named = ", ".join(limited[:_SHOWN]) + more
-        found.append(f"the time limits that tasks have themselves, {named}, have no effect: {why}")
+        found.append(f"the time limits that tasks have themselves, {_listed(limited)}, have no effect: {why}")
     return found
+
+
+def _told_too_late(options: WorkerOptions, task: TaskPolicy) -> bool:
+    soft = options.soft_time_limit_seconds if task.soft_limit is None else task.soft_limit
+    hard = options.time_limit_seconds if task.hard_limit is None else task.hard_limit
+    return 0 < hard <= soft
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def node_name(text: str, host: str) -> str:

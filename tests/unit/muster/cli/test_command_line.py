@@ -97,6 +97,7 @@ WRONG_ON_THE_LINE = [
     ("-A shop worker -P gevent", "use threads"),
     ("-A shop worker -P fast", "use prefork, threads or solo"),
     ("-A shop worker -c", "requires an argument"),
+    ("-A shop worker --time-limit 5 --soft-time-limit 10", "the soft time limit, 10 s, must be shorter than"),
     ("-A shop worker --time-limit soon", "such as 90s, 5m, 1h30m"),
     ("-A shop worker --max-memory-per-child much", "such as 300Mi"),
     ("-A shop worker --autoscale 2,8", "MOST,FEWEST such as 8,2"),

@@ -275,6 +275,34 @@ def test_the_workers_name(text, name):
     assert node_name(text, MACHINE.host) == name
 
 
+@pytest.mark.parametrize("hard", [5.0, 4.0])
+def test_a_soft_limit_that_is_not_below_the_hard_one_is_refused(hard):
+    """As in the API: wherever either was said."""
+    for command_line, application in (
+        ({"soft_time_limit_seconds": 5.0, "time_limit_seconds": hard}, {}),
+        ({"soft_time_limit_seconds": 5.0}, {"task_time_limit": hard}),
+        ({}, {"task_soft_time_limit": 5, "task_time_limit": hard}),
+    ):
+        with pytest.raises(
+            ConfigurationError, match=r"soft time limit, 5 s, must be shorter than the time limit"
+        ):
+            options(command_line, application=application)
+    assert options({"soft_time_limit_seconds": 5.0}).soft_time_limit_seconds == 5.0
+
+
+def test_a_task_that_is_killed_before_it_is_told_to_stop_is_named():
+    """By its own limits, or by one of them and the worker's."""
+    tasks = {
+        "shop.both": TaskPolicy(soft_limit=5.0, hard_limit=5.0),
+        "shop.soft": TaskPolicy(soft_limit=20.0),
+        "shop.hard": TaskPolicy(hard_limit=3.0),
+        "shop.fine": TaskPolicy(soft_limit=1.0),
+        "shop.none": TaskPolicy(hard_limit=0.0),
+    }
+    [sentence] = without_effect(options(LIMITS), tasks)
+    assert sentence.startswith("the soft time limit of shop.both, shop.hard, shop.soft has no effect: ")
+
+
 LIMITS = {"time_limit_seconds": 10.0, "soft_time_limit_seconds": 5.0}
 
 
