@@ -31,6 +31,8 @@ from muster.wire.keys import RESERVED_PREFIXES
 from muster.worker.machine import Machine
 
 _THREADS = 10
+_BY_POOL = "pool"
+"""Origin of what the pool's type overrules."""
 LEAST_LEASE_SECONDS = 1.0
 
 
@@ -128,7 +130,7 @@ class WorkerOptions:
     log_level: str
     log_format: str
     origins: Mapping[str, str] = field(repr=False)
-    """Field → command line, environment, application (or another source of settings) or default."""
+    """Field → command line, environment, application (or another source of settings), pool or default."""
     told: Told = field(repr=False)
 
     @property
@@ -362,6 +364,8 @@ def _concurrency(sources: _Sources, pool: PoolType, autoscale: tuple[int, int] |
     if said is not None and said < 1:
         raise ConfigurationError(f"concurrency is {said}: it must be 1 or more")
     if pool is PoolType.SOLO:
+        if said is not None and said > 1:
+            sources.origins["concurrency"] = _BY_POOL
         return 1
     return said or (cpus if pool is PoolType.PREFORK else _THREADS)
 
@@ -415,8 +419,8 @@ def _check(options: WorkerOptions) -> None:
             )
     if 0 < options.time_limit_seconds <= options.soft_time_limit_seconds:
         raise ConfigurationError(
-            f"the soft time limit, {options.soft_time_limit_seconds:g} s, must be shorter than the time limit, "
-            f"{options.time_limit_seconds:g} s, or a task is killed before it is told to stop"
+            f"the soft time limit, {options.soft_time_limit_seconds:g} s, must be shorter than the time "
+            f"limit, {options.time_limit_seconds:g} s, or a task is killed before it is told to stop"
         )
     for name, text in options.rate_limits.items():
         read_rate(text, whose=f"the rate limit of {name}")
@@ -443,6 +447,17 @@ def without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> l
     ):
         if seconds:
             found.append(f"the {what} of {seconds:g} s has no effect: {why}")
+    for what, said in (
+        ("max-tasks-per-child", options.max_tasks_per_child),
+        ("max-memory-per-child", options.max_memory_per_child_bytes),
+        ("max-age-per-child", options.max_age_seconds),
+    ):
+        if said:
+            found.append(f"{what} has no effect: the {options.pool} pool has no child processes; use prefork")
+    if options.origins["concurrency"] == _BY_POOL:
+        found.append(
+            "concurrency has no effect: a solo worker runs one task at a time; use prefork or threads"
+        )
     limited = sorted(name for name, task in tasks.items() if task.hard_limit or task.soft_limit)
     if limited:
         found.append(f"the time limits that tasks have themselves, {_listed(limited)}, have no effect: {why}")
@@ -450,9 +465,8 @@ def without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> l
 
 
 def _told_too_late(options: WorkerOptions, task: TaskPolicy) -> bool:
-    soft = options.soft_time_limit_seconds if task.soft_limit is None else task.soft_limit
     hard = options.time_limit_seconds if task.hard_limit is None else task.hard_limit
-    return 0 < hard <= soft
+    return 0 < hard <= (task.soft_limit or 0)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -291,7 +291,7 @@ def test_a_soft_limit_that_is_not_below_the_hard_one_is_refused(hard):
 
 
 def test_a_task_that_is_killed_before_it_is_told_to_stop_is_named():
-    """By its own limits, or by one of them and the worker's."""
+    """Where its own soft limit is not below the hard one, its own or the worker's."""
     tasks = {
         "shop.both": TaskPolicy(soft_limit=5.0, hard_limit=5.0),
         "shop.soft": TaskPolicy(soft_limit=20.0),
@@ -300,7 +300,7 @@ def test_a_task_that_is_killed_before_it_is_told_to_stop_is_named():
         "shop.none": TaskPolicy(hard_limit=0.0),
     }
     [sentence] = without_effect(options(LIMITS), tasks)
-    assert sentence.startswith("the soft time limit of shop.both, shop.hard, shop.soft has no effect: ")
+    assert sentence.startswith("the soft time limit of shop.both, shop.soft has no effect: ")
 
 
 LIMITS = {"time_limit_seconds": 10.0, "soft_time_limit_seconds": 5.0}
@@ -330,3 +330,25 @@ def test_what_has_its_effect_is_not_told():
     tasks = {"shop.send": TaskPolicy(hard_limit=1.0)}
     assert without_effect(options(LIMITS), tasks) == []
     assert without_effect(options({"pool": "threads"}), {"shop.send": TaskPolicy()}) == []
+
+
+CHILDREN = {"max_tasks_per_child": 5, "max_memory_per_child_bytes": 2**20, "max_age_seconds": 60.0}
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_bounds_of_children_are_told_where_there_are_none(pool):
+    """A line each."""
+    why = f"has no effect: the {pool} pool has no child processes; use prefork"
+    bounds = [f"max-{what}-per-child {why}" for what in ("tasks", "memory", "age")]
+    assert without_effect(options({"pool": pool, **CHILDREN}), {}) == bounds
+    assert without_effect(options(CHILDREN), {}) == []
+
+
+def test_more_than_one_task_at_once_is_told_of_a_solo_worker():
+    """Wherever it was said; one is what there is."""
+    sentence = "concurrency has no effect: a solo worker runs one task at a time; use prefork or threads"
+    assert without_effect(options({"pool": "solo", "concurrency": 4}), {}) == [sentence]
+    assert without_effect(options({"pool": "solo"}, {"concurrency": 4}), {}) == [sentence]
+    assert without_effect(options({"pool": "solo"}, application={"worker_concurrency": 4}), {}) == [sentence]
+    for said in ({}, {"concurrency": 1}):
+        assert without_effect(options({"pool": "solo", **said}), {}) == []
