@@ -54,7 +54,13 @@ class Options:
     """How the task is sent."""
 
     priority: Annotated[
-        int | None, Prop("Higher goes first, as far as the queue has priorities.", minimum=0, maximum=255)
+        int | None,
+        Prop(
+            "On Redis and in muster dev 0 goes first, in steps of 0 to 2, 3 to 5, 6 to 8, and 9 and above; "
+            "0 by default.",
+            minimum=0,
+            maximum=255,
+        ),
     ] = None
     expires: Annotated[
         timedelta | None,

@@ -52,8 +52,8 @@ class Broker:
     secret_ref: Annotated[
         SecretRef,
         Prop(
-            "The Secret with the key url (redis, rediss, redis+sentinel, amqp or amqps) and, if "
-            "needed, managementUrl, ca.crt and broker options."
+            "The Secret with the key url (redis or rediss) and, if needed, ca.crt. amqp, amqps and "
+            "redis+sentinel come in later versions: until then Ready is False for BrokerNotSupported."
         ),
     ]
 

@@ -2,7 +2,7 @@
 
 `plan` calls this on every pass. It knows no broker, no pod and no clock: what it needs is in its arguments,
 and what it concludes is in its result, with the reason and the inputs that users read in
-`status.lastDecision` and `muster explain`.
+`status.lastDecision`.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """`muster`: finds the command, and turns errors into one line and an exit code.
 
 Commands are imported when they are called, so that a worker carries nothing of the others and
-`muster --version` answers at once. Those of other packages (the operator's `dev`, `explain`, …) are found by
+`muster --version` answers at once. Those of other packages (the operator's `dev`) are found by
 the entry point `muster.commands`.
 """
 

@@ -11,7 +11,7 @@ _REMEDIES = {
     Reason.SECRET_INVALID: "put the broker's URL under the key url",
     Reason.AUTH_FAILED: "check user and password in the Secret's url",
     Reason.BROKER_UNREACHABLE: "check the address in the Secret's url, the broker, and network policies",
-    Reason.BROKER_NOT_SUPPORTED: "use a redis, rediss or redis+sentinel URL",
+    Reason.BROKER_NOT_SUPPORTED: "use a redis or rediss URL",
     Reason.BROKER_ERROR: "see the broker's log",
 }
 

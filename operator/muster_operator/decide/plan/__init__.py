@@ -1,7 +1,7 @@
 """From a snapshot to a plan: one function for each kind, which composes the decisions beside it.
 
-The loop calls them on every pass, and `muster dev` and `muster explain` call the same ones. A plan that has
-been carried out leads to an empty one.
+The loop calls them on every pass, and `muster dev` calls the same ones. A plan that has been carried out
+leads to an empty one.
 """
 
 from .beat import plan_beat

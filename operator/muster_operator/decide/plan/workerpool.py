@@ -51,7 +51,7 @@ KIND = "WorkerPool"
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """All that a pass concluded of a pool, before it becomes actions: what `muster explain` prints."""
+    """All that a pass concluded of a pool, before it becomes actions."""
 
     target: Target
     steps: Steps
