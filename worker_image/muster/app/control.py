@@ -1,8 +1,9 @@
 """`app.control`: what can be asked of workers from an application."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from muster import instead
 from muster.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ class Control:
         Raises BrokerUnavailable, ConfigurationError for what cannot be asked.
         """
         if terminate:
-            raise ConfigurationError(
-                "terminate=True is not available: a running task is ended by its time limit"
-            )
+            raise ConfigurationError(f"terminate=True is not available: {instead.CONTROL['terminate']}")
         settings = self._app.conf.settings
         if not settings.broker_url:
             raise ConfigurationError("no broker is configured, so there is nobody to tell of a revoked task")
@@ -34,3 +33,13 @@ class Control:
             observer.revoke([task_id] if isinstance(task_id, str) else list(task_id))
         finally:
             observer.close()
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        """Return, for a method that Celery has, what raises ConfigurationError and says what to use."""
+        if name not in instead.CONTROL:
+            raise AttributeError(f"app.control has no {name!r}")
+
+        def refuse(*_: Any, **__: Any) -> NoReturn:
+            raise ConfigurationError(f"app.control.{name}() is not available: {instead.CONTROL[name]}")
+
+        return refuse

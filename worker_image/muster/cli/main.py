@@ -14,6 +14,7 @@ import click
 
 from muster.cli.common import Shared, shared_options
 from muster.errors import BrokerRefused, ConfigurationError, MusterError
+from muster.instead import COMMANDS as NOT_COMMANDS
 
 COMMANDS: Final = {
     "beat": "muster.cli.beat:beat",
@@ -35,16 +36,13 @@ EXIT_CODES: Final = {
 }
 
 CELERY_ONLY: Final = {
+    **NOT_COMMANDS,
     "amqp": "use rabbitmqadmin",
-    "control": "workers are told to leave by SIGTERM; the rest is in the WorkerPool",
-    "events": "task events are not sent; look at /metrics",
     "graph": "look at /metrics",
-    "inspect": "workers report to the operator; look at /metrics",
     "list": "look at the TaskQueues: kubectl get taskqueues",
     "logtool": "use --log-format json and a tool that reads JSON",
     "migrate": "let the old workers empty their queues before they leave",
     "multi": "start one worker for each process wanted, or a WorkerPool",
-    "purge": "use the broker's own tools",
     "shell": "use python -i -m MODULE",
     "status": "look at the WorkerPools: kubectl get workerpools",
     "upgrade": "both new and old setting names are read",

@@ -51,7 +51,7 @@ def page(command: str) -> str:
             ]
     parts += [
         "## Celery's other commands",
-        _table(("Command", "Instead"), [(f"`{name}`", text) for name, text in CELERY_ONLY.items()]),
+        _table(("Command", "Instead"), [(f"`{name}`", text) for name, text in sorted(CELERY_ONLY.items())]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
