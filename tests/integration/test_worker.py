@@ -2,8 +2,10 @@
 
 import base64
 import json
+import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -252,3 +254,15 @@ def test_an_idle_worker_costs_two_commands_a_second(worker):
         waits = [c for c in client.client_list() if c["cmd"] == "blmove"]
     assert 0 < (after - before) / 5 <= 2
     assert len(waits) <= 4
+
+
+def test_an_idle_solo_worker_is_small(redis_server):
+    """No more than 45 MiB of memory once it has run a task, with an application, probes and metrics."""
+    with (
+        Worker("behaviour_app", "solo", BROKER=redis_server.url) as worker,
+        Muster("client", broker=redis_server.url, backend=redis_server.url) as client,
+    ):
+        worker.wait_ready()
+        assert run(client, "b.add", 2, 3).get(timeout=20) == 5
+        pages = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1])
+        assert pages * os.sysconf("SC_PAGE_SIZE") <= 45 * 2**20
