@@ -62,3 +62,16 @@ def test_a_worker_that_cannot_keep_time_limits_says_so_once(redis_server, pool):
         worker.wait_ready()
         wait_for(lambda: "b.hard, b.soft" in worker.log, what="the worker says so")
         assert worker.log.count("has no effect: the") == 2
+
+
+def test_a_queues_bounds_of_dead_letters_reach_the_broker(redis_server, app):
+    """Told as the operator tells them: of ten messages that are refused the last two are kept."""
+    bounds = {"celery": {"name": "refused", "maxAge": 3600, "maxLength": 2}}
+    environment = {"BROKER": redis_server.url, "MUSTER_DEAD_LETTERS": json.dumps(bounds)}
+    with Worker("behaviour_app", "solo", **environment) as worker, redis_server.client() as client:
+        worker.wait_ready()
+        sent = [app.send_task("b.reject").id for _ in range(10)]
+        counted = "muster_dead_letters_total"
+        wait_for(lambda: worker.metric(counted), until=lambda count: count == 10, what="all are refused")
+        kept = [json.loads(fields[b"message"])["headers"]["id"] for _, fields in client.xrange("refused")]
+    assert kept == sent[-2:]

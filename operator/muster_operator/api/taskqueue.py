@@ -71,11 +71,9 @@ class DeadLetter:
             max_length=200,
         ),
     ] = None
-    max_age: Annotated[timedelta, Prop(f"Older ones are removed. {NOT_ON_REDIS}", at_least=SECOND)] = (
-        timedelta(days=7)
-    )
+    max_age: Annotated[timedelta, Prop("Older ones are removed.", at_least=SECOND)] = timedelta(days=7)
     max_length: Annotated[
-        int, Prop(f"The oldest beyond this number are removed. {NOT_ON_REDIS}", minimum=1, maximum=10_000_000)
+        int, Prop("The oldest beyond this number are removed.", minimum=1, maximum=10_000_000)
     ] = 100_000
 
 

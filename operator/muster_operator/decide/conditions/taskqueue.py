@@ -1,7 +1,7 @@
 """The conditions of a TaskQueue. `plan` calls `for_queue`; `muster dev` notes what is `without_effect`."""
 
 from muster_operator.api.conditions import Condition, ConditionType, Reason
-from muster_operator.api.taskqueue import DeadLetter, Overflow, QueueType, TaskQueue, TaskQueueSpec
+from muster_operator.api.taskqueue import Overflow, QueueType, TaskQueue, TaskQueueSpec
 from muster_operator.model.readings import Known, Unknown
 from muster_operator.model.world import BrokerFacts, QueueSnapshot
 
@@ -35,13 +35,10 @@ def without_effect(spec: TaskQueueSpec) -> tuple[str, ...]:
 
     The same is true of the embedded broker.
     """
-    dead, default = spec.dead_letter, DeadLetter()
     fields = (
         ("messageTTL", spec.message_ttl is not None, "send tasks with expires, which does the same"),
         ("maxLength", spec.max_length is not None, "the queue may grow as long as the broker has room"),
         ("overflow", spec.overflow is not Overflow.DROP_HEAD, "no message is refused"),
-        ("deadLetter.maxAge", dead.max_age != default.max_age, "they stay for 7 days"),
-        ("deadLetter.maxLength", dead.max_length != default.max_length, "100,000 of them stay"),
         ("ha", spec.ha is not None, "copies are made by the broker's own replication"),
         (
             "consumerTimeout",

@@ -119,7 +119,6 @@ EVERY_LIMIT = {
     "messageTTL": "1h",
     "maxLength": 5,
     "overflow": "RejectPublish",
-    "deadLetter": {"maxAge": "1d", "maxLength": 7},
     "ha": {"replicas": 3},
     "consumerTimeout": "2h",
 }
@@ -131,14 +130,10 @@ EVERY_LIMIT = {
         ({"messageTTL": "1h"}, ["messageTTL"]),
         ({"maxLength": 5}, ["maxLength"]),
         ({"maxLength": 5, "overflow": "DropHead"}, ["maxLength"]),
-        ({"deadLetter": {"maxAge": "1d"}}, ["deadLetter.maxAge"]),
         ({"ha": {"replicas": 1}}, ["ha"]),
         (
             EVERY_LIMIT,
-            [
-                *("messageTTL", "maxLength", "overflow", "deadLetter.maxAge", "deadLetter.maxLength"),
-                *("ha", "consumerTimeout"),
-            ],
+            ["messageTTL", "maxLength", "overflow", "ha", "consumerTimeout"],
         ),
     ],
     ids=" ".join,
@@ -154,8 +149,10 @@ def test_limits_that_redis_does_not_keep(spec, named):
 
 
 def test_a_queue_without_limits_speaks_of_none():
-    """Nor does one whose limits are the defaults; on the embedded broker `muster dev` speaks of them."""
-    plain = queue_of(overflow="DropHead", deadLetter={"queueName": "lost", "maxAge": "7d"}, deliveryLimit=3)
+    """Nor does one that bounds its dead letters alone; on the embedded broker `muster dev` speaks."""
+    plain = queue_of(
+        overflow="DropHead", deadLetter={"queueName": "lost", "maxAge": "1d", "maxLength": 7}, deliveryLimit=3
+    )
     assert condition_of(seen(plain), "LimitsEnforced") is None
     embedded = known(BrokerFacts(type="SQLite"))
     assert condition_of(seen(queue_of(**EVERY_LIMIT), broker=embedded), "LimitsEnforced") is None
