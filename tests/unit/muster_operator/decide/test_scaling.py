@@ -307,8 +307,9 @@ def test_a_steady_load_is_reached(scaling, loads, slots):
     """Whatever was before, a load that stays leads to its own size, unless a direction is disabled."""
     rules = scaling["behavior"]
     size, history, moment = 0, History(), NOW
-    for load in [*loads, *[100] * 250]:
-        moment += seconds(10)
+    # one worker in 120 s is the slowest rule there is, 60 the largest size, and 30 s the shortest window
+    for load, later in [*((load, 10) for load in loads), *[(100, 25)] * 350]:
+        moment += seconds(later)
         found = decide(load, size, slots=slots, history=history, now=moment, **scaling)
         size, history = found.replicas, found.history
     if not any(rule.get("selectPolicy") == "Disabled" for rule in rules.values()):
