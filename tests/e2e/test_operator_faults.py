@@ -202,7 +202,7 @@ def test_only_workers_that_do_nothing_are_taken_away(world: World):
     world.apply(
         task_queue("shrink"),
         sleeping_pool(
-            "shrink", ["shrink"], scaling={"maxReplicas": 9, "target": {"utilization": 100}} | AT_ONCE
+            "shrink", ["shrink"], scaling={"maxReplicas": 4, "target": {"utilization": 100}} | AT_ONCE
         ),
     )
     world.wait_condition("WorkerPool", "shrink", "ScalingActive", "True", "LoadKnown")

@@ -17,6 +17,7 @@ a process (waiting for a node, an image, a restart) has nothing to finish.
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from muster_operator.api.conditions import Reason
 from muster_operator.model.readings import Known, fresh
 from muster_operator.model.world import PodPhase, PodView
 
@@ -80,9 +81,9 @@ def is_deaf(pod: PodView, now: datetime) -> bool:
 def choose(pods: Iterable[PodView], count: int, now: datetime) -> tuple[PodView, ...]:
     """Return `count` of the pods in the order in which they should leave.
 
-    First those without a process, then idle workers, then busy ones, the longest running task of which
-    started last, then those that have not been heard of. Among equals those that are not ready go first, then
-    the youngest.
+    First those without a process, then idle workers and those that are still starting, then busy ones, the
+    longest running task of which started last, then those that have not been heard of. Among equals those
+    that are not ready go first, then the youngest.
     """
 
     def rank(pod: PodView) -> tuple[int, float, int, bool, float, str]:
@@ -95,6 +96,8 @@ def choose(pods: Iterable[PodView], count: int, now: datetime) -> tuple[PodView,
             group = 2 if busy or report.value.claimed else 1
             start = report.value.oldest_start_at
             started = -start.timestamp() if start is not None else float("-inf")
+        elif not pod.ready and report.reason == Reason.NOT_OBSERVED_YET:
+            group, started = 1, float("-inf")  # it has never been ready to take a task
         return group, started, busy, pod.ready, -pod.created_at.timestamp(), pod.name
 
     return tuple(sorted(pods, key=rank)[: max(0, count)])

@@ -30,6 +30,18 @@ def test_the_order_of_leaving():
     assert names(pods) == ["crashing", "idle", "short", "long", "silent"]
 
 
+def test_a_worker_that_has_never_been_ready_leaves_before_a_busy_one():
+    """It starts and has no task yet; one that is ready and silent may have."""
+    never = unknown(reason="NotObservedYet")
+    pods = [
+        pod("silent", report=never),
+        pod("busy", report=running(5)),
+        pod("idle"),
+        pod("starting", ready=False, report=never),
+    ]
+    assert names(pods) == ["starting", "idle", "busy", "silent"]
+
+
 def test_a_worker_with_messages_in_hand_is_not_idle():
     """What has been prefetched would have to be given back."""
     pods = [pod("holding", report=known(worker(claimed=1))), pod("idle")]
