@@ -4,7 +4,9 @@ Each clause of `muster.transports.base` is a fact here. Time is the broker's: me
 clock that the test moves, on Redis the test waits until the server's own clock has moved.
 """
 
+import select
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -962,48 +964,53 @@ def test_the_place_of_dead_letters_may_change(broker):
 # -- watches
 
 
-class Notified:
-    """Counts notifications."""
+class Watched:
+    """A transport's watch and how often it has told of something; whoever waits for that looks as well."""
 
-    def __init__(self):
+    def __init__(self, transport):
         self.count = 0
         self._changed = threading.Condition()
+        watch = self._watch = transport.watch(self._notify)
+        self.arm, self.close, self._looked_at = watch.arm, watch.close, watch.fileno()
 
-    def __call__(self):
+    def _notify(self):
         with self._changed:
             self.count += 1
             self._changed.notify_all()
 
-    def wait(self, count):
+    def wait(self, count, seconds=10):
+        """Wait until it has told so often. Raises AssertionError when it does not."""
+        until = time.monotonic() + seconds
+        while self._looked_at is not None and self.count < count:
+            assert select.select([self._looked_at], [], [], max(0.0, until - time.monotonic()))[0], "silence"
+            self.count += self._watch.look()
         with self._changed:
-            assert self._changed.wait_for(lambda: self.count >= count, 10), f"notified {self.count} times"
+            assert self._changed.wait_for(lambda: self.count >= count, seconds), f"told {self.count} times"
 
 
 def test_a_watch_tells_of_a_message_that_comes(broker):
     """Armed once, it notifies once, and takes nothing; armed again, once more."""
     transport = broker.transport()
-    notified = Notified()
-    watch = transport.watch(notified)
+    watch = Watched(transport)
     watch.arm()
     broker.publish(message("1"))
-    notified.wait(1)
+    watch.wait(1)
     assert raws(claim(transport)) == [message("1")]
     watch.arm()
     broker.publish(message("2"), message("3"))
-    notified.wait(2)
+    watch.wait(2)
     assert broker.depth().ready == 2
     watch.close()
-    assert notified.count == 2
+    assert watch.count == 2
 
 
 def test_a_watch_tells_of_a_message_that_is_there_already(broker):
     """Between an empty claim and the arming nothing can be missed."""
     broker.publish(message())
     transport = broker.transport()
-    notified = Notified()
-    watch = transport.watch(notified)
+    watch = Watched(transport)
     watch.arm()
-    notified.wait(1)
+    watch.wait(1)
     assert broker.depth().ready == 1
     watch.close()
 
@@ -1011,27 +1018,25 @@ def test_a_watch_tells_of_a_message_that_is_there_already(broker):
 def test_an_unarmed_watch_says_nothing(broker):
     """A busy worker is not disturbed: it asks when it has a slot."""
     transport = broker.transport("mail", "other")
-    notified = Notified()
-    watch = transport.watch(notified)
+    watch = Watched(transport)
     broker.publish(message("1"))
     watch.arm()
-    notified.wait(1)
+    watch.wait(1)
     broker.publish(message("2"))
     broker.publish(message("3"), queue="other")
     claim(transport)
     watch.close()
-    assert notified.count == 1
+    assert watch.count == 1
 
 
 def test_a_watch_sees_every_queue_of_its_worker(broker):
     """The queue of least preference wakes it as well."""
     transport = broker.transport("mail", "other", "third")
-    notified = Notified()
-    watch = transport.watch(notified)
+    watch = Watched(transport)
     for count, queue in enumerate(("third", "other", "mail"), 1):
         watch.arm()
         broker.publish(message(), queue=queue)
-        notified.wait(count)
+        watch.wait(count)
         claim(transport)
     watch.close()
 
@@ -1053,13 +1058,12 @@ def test_a_watch_sees_each_priority_that_a_tick_has_seen(broker):
     """From then on it tells of the next message of that priority at once."""
     broker.publish(message("1"), priority=6)
     transport = broker.transport()
-    notified = Notified()
-    watch = transport.watch(notified)
+    watch = Watched(transport)
     assert transport.tick(Tick()).ready
     assert len(claim(transport)) == 1
     watch.arm()
     broker.publish(message("2"), priority=6)
-    notified.wait(1)
+    watch.wait(1)
     watch.close()
 
 
@@ -1068,24 +1072,22 @@ def test_a_watch_tells_of_what_comes_back(broker):
     broker.publish(message())
     holder, waiter = broker.transport(worker="holder"), broker.transport(worker="waiter")
     [delivery] = claim(holder)
-    notified = Notified()
-    watch = waiter.watch(notified)
+    watch = Watched(waiter)
     watch.arm()
     assert settle(holder, delivery, Verdict.RETURN)
-    notified.wait(1)
+    watch.wait(1)
     watch.close()
 
 
 def test_a_closed_watch_says_nothing(broker):
     """After `close` the loop's own objects may be gone."""
     transport = broker.transport()
-    notified = Notified()
-    watch = transport.watch(notified)
+    watch = Watched(transport)
     watch.arm()
     watch.close()
     broker.publish(message())
     assert raws(claim(transport)) == [message()]
-    assert notified.count == 0
+    assert watch.count == 0
 
 
 # -- many at once

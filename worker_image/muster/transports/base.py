@@ -148,13 +148,19 @@ class Ticked(msgspec.Struct, kw_only=True):
 
 
 class Watch(Protocol):
-    """Waits for messages in the background, taking none."""
+    """Waits for messages, taking none: in the background, or beside what its caller waits for."""
 
     def arm(self) -> None:
-        """Call `notify` once, as soon as a message waits in one of the queues (or now, if one does).
+        """Ask to be told once, as soon as a message waits in one of the queues (or now, if one does).
 
         It may miss what comes with a priority that nobody used before; the next `tick` tells of that.
         """
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that is readable when it is time to `look`; None: `notify` is called."""
+
+    def look(self) -> bool:
+        """Return whether that for which it was armed has come. To be called once in a while in any case."""
 
     def close(self) -> None:
         """Stop waiting."""

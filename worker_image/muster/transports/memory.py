@@ -376,6 +376,13 @@ class MemoryWatch:
         if fire:
             self.fire()
 
+    def fileno(self) -> None:
+        """Return nothing: `notify` is called."""
+
+    def look(self) -> bool:
+        """Say no: `notify` is called."""
+        return False
+
     def close(self) -> None:
         """Stop waiting."""
         with self._broker._lock:

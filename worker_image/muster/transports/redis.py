@@ -10,6 +10,7 @@ score in the future lets a message wait for its ETA.
 
 import hashlib
 import os
+import selectors
 import threading
 import time
 import uuid
@@ -406,9 +407,9 @@ class RedisTransport:
         oldest = [int(max(0.0, now - place.max_age) * 1000) for place in self._dead.values()]
         self._server.call("EVAL", _END_DEAD_LETTERS, len(keys), *keys, *oldest)
 
-    def watch(self, notify: Callable[[], None]) -> "RedisWatch":
+    def watch(self, notify: Callable[[], None]) -> "RedisWatch":  # noqa: ARG002 - its caller looks
         """Return a watch over the base lists; a priority list joins when it has once been used."""
-        self._watch = RedisWatch(self._server, notify)
+        self._watch = RedisWatch(self._server)
         for queue in self._queues:
             self._watch.add(self._server.keys.queue(queue))
         return self._watch
@@ -420,59 +421,94 @@ class RedisTransport:
         self._server.close()
 
 
-class RedisWatch:
-    """Waits on each list in a thread of its own; none takes a message."""
+class _List:
+    """One list that is watched, on a connection of its own, on which a question is open most of the time."""
 
-    def __init__(self, server: Server, notify: Callable[[], None]) -> None:
+    def __init__(self, key: str, connection: Any) -> None:
+        self.key = key
+        self.connection = connection
+        self.socket: Any = None
+        """What the selector knows of the connection; None while there is none."""
+        self.asked_at: float | None = None
+
+
+class RedisWatch:
+    """Waits on all lists at once, beside whatever else its caller waits for; no wait takes a message.
+
+    Without a thread: to change to the loop's would cost a tenth of the time from a message to its start. What
+    cannot be asked is left to the next `look`; meanwhile a tick tells whether a message waits.
+    """
+
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._notify = notify
-        self._armed = threading.Condition()
-        self._is_armed = False
-        self._closed = False
-        self._clients: dict[str, redis.Redis] = {}
+        self._lists: dict[str, _List] = {}
+        self._selector = selectors.DefaultSelector()
+        self._armed = self._come = False
+
+    def fileno(self) -> int | None:
+        """Return the selector's own descriptor: readable when any list has an answer."""
+        return self._selector.fileno()
 
     def add(self, key: str) -> None:
         """Watch one more list."""
-        if key not in self._clients:
-            self._clients[key] = self._server.new_client(socket_timeout=WAIT_SECONDS + SOCKET_TIMEOUT_SECONDS)
-            threading.Thread(target=self._wait, args=(key,), name=f"watch {key!r}", daemon=True).start()
+        if key not in self._lists:
+            self._lists[key] = _List(key, self._server.client.connection_pool.make_connection())
+            if self._armed:
+                self.arm()
 
     def arm(self) -> None:
         """Ask for one notification."""
-        with self._armed:
-            if not self._is_armed:
-                self._is_armed = True
-                self._armed.notify_all()
+        self._armed = True
+        for each in self._lists.values():
+            if each.asked_at is None:
+                self._ask(each)
 
-    def _fire(self) -> None:
-        with self._armed:
-            fire, self._is_armed = self._is_armed, False
-        if fire:
-            self._notify()
-
-    def _wait(self, key: str) -> None:
-        client = self._clients[key]
-        while True:
-            with self._armed:
-                self._armed.wait_for(lambda: self._is_armed or self._closed)
-            if self._closed:
-                return
-            try:
-                if client.blmove(key, key, WAIT_SECONDS, "RIGHT", "RIGHT") is not None:  # type: ignore[arg-type]
-                    self._fire()
-            except (redis.RedisError, OSError, ValueError):
-                if self._closed:
-                    return
-                self._fire()  # the loop's own call finds out what is wrong, and waits before the next
-                time.sleep(0.1)
+    def look(self) -> bool:
+        """Read the answers, and ask anew. Returns whether a message has come since it was armed."""
+        for ready, _ in self._selector.select(0):
+            self._read(ready.data)
+        silent_since = time.monotonic() - WAIT_SECONDS - SOCKET_TIMEOUT_SECONDS
+        for each in self._lists.values():
+            if each.asked_at is not None and each.asked_at < silent_since:
+                self._drop(each)  # the server is gone without a word
+        if self._armed:
+            self.arm()
+        come, self._come = self._come, False
+        return come
 
     def close(self) -> None:
-        """Stop waiting: blocked waits end with their connections."""
-        with self._armed:
-            self._closed = True
-            self._armed.notify_all()
-        for client in self._clients.values():
-            client.connection_pool.disconnect(inuse_connections=True)
+        """Stop waiting: open questions end with their connections."""
+        for each in self._lists.values():
+            self._drop(each)
+        self._selector.close()
+
+    def _ask(self, each: _List) -> None:
+        connection = each.connection
+        try:
+            connection.send_command("BLMOVE", each.key, each.key, "RIGHT", "RIGHT", WAIT_SECONDS)
+        except (redis.RedisError, OSError):
+            self._drop(each)
+            return
+        each.asked_at = time.monotonic()
+        if each.socket is None:
+            each.socket = connection._sock  # noqa: SLF001 - kombu waits on it as well; there is no other name
+            self._selector.register(each.socket, selectors.EVENT_READ, each)
+
+    def _read(self, each: _List) -> None:
+        try:
+            message = each.connection.read_response()
+        except (redis.RedisError, OSError):
+            self._drop(each)
+            return
+        each.asked_at = None
+        if message is not None and self._armed:
+            self._armed, self._come = False, True
+
+    def _drop(self, each: _List) -> None:
+        if each.socket is not None:
+            self._selector.unregister(each.socket)
+        each.socket = each.asked_at = None
+        each.connection.disconnect()
 
 
 class RedisPublisher:

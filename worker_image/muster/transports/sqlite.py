@@ -403,6 +403,13 @@ class SQLiteWatch:
             self._armed = True
             self._changed.notify_all()
 
+    def fileno(self) -> None:
+        """Return nothing: `notify` is called."""
+
+    def look(self) -> bool:
+        """Say no: `notify` is called."""
+        return False
+
     def close(self) -> None:
         """Stop waiting; when this returns nothing is notified any more."""
         with self._changed:

@@ -279,6 +279,9 @@ class WorkerLoop:
         descriptor = self._pool.fileno()
         if descriptor is not None:
             self._selector.register(descriptor, selectors.EVENT_READ)
+        watched = self._watch.fileno()
+        if watched is not None:
+            self._selector.register(watched, selectors.EVENT_READ, self._watch)
         try:
             while self.step():
                 self._wait()
@@ -312,7 +315,9 @@ class WorkerLoop:
             until = min(until, max(self._eta_at, self._retry_at))
         if self._leave_by is not None:
             until = min(until, self._leave_by)
-        self._selector.select(max(0.0, until - now))
+        ready = self._selector.select(max(0.0, until - now))
+        if any(key.data is self._watch for key, _ in ready):
+            self._notified = self._watch.look() or self._notified
         if self._woken:
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(64)
@@ -457,7 +462,7 @@ class WorkerLoop:
             del self._revoked[next(iter(self._revoked))]
         if ticked.revoked:
             self._revoked_after = ticked.now
-        self._hungry = self._hungry or ticked.ready
+        self._hungry = self._watch.look() or self._hungry or ticked.ready
         if ticked.gone:
             self._leases_gone(frozenset(ticked.gone))
         for command in ticked.commands:
