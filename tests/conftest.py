@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,28 +37,33 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(number, interrupt)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test by what it needs, and run the quick ones first.
-
-    With several processes (`-n 2 --dist loadgroup`) one of them begins with the cluster's tests, which mostly
-    wait, while the others have all the rest.
-    """
-    several = hasattr(config, "workerinput")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs, and run the quick ones first."""
     for item in items:
         if {"redis_server", "own_redis_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)
         if item.path.is_relative_to(TESTS / "e2e"):
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.xdist_group("cluster"))
     items.sort(
         key=lambda item: (
-            (item.get_closest_marker("e2e") is not None) != several,
+            item.get_closest_marker("e2e") is not None,
             _needs_server(item),
             # an operator of the whole cluster is installed last: it would see to the others' resources too
             "muster_installed" in getattr(item, "fixturenames", ()),
         )
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several processes (`-n 2`) let one run the cluster's tests, which mostly wait, from the start."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ClusterInOneProcess(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "cluster" if nodeid.startswith("tests/e2e/") else nodeid
+
+    return ClusterInOneProcess(config, log)
 
 
 def _needs_server(item: pytest.Item) -> bool:

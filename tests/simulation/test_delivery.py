@@ -24,7 +24,8 @@ from muster.pools.base import Lost, Outcome, Publish, Returned, Running
 from muster.transports.base import Verdict
 from muster.transports.memory import MemoryBroker
 from muster.wire.message import pack, peek
-from muster.worker.loop import LoopSettings, WorkerLoop
+from muster.worker.loop import WorkerLoop
+from muster.worker.settings import LoopSettings
 from muster.worker.tally import Tally
 
 QUEUES = ("mail", "other")

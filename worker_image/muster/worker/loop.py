@@ -18,14 +18,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from muster import exceptions
 from muster.core.admission import Admission, Bury, Defer, Discard, Run, admit, limits
-from muster.core.autoscale import Bounds, Size, resize, slots_needed
+from muster.core.autoscale import Size, resize, slots_needed
 from muster.core.effects import StoredResult
 from muster.core.outage import Outage, after_failure, lasted, sentence
 from muster.core.policy import Policy
@@ -38,14 +37,15 @@ from muster.results.base import ResultStore
 from muster.transports.base import Delivery, Sending, Settlement, Start, Tick, Transport, Turn, Verdict
 from muster.wire import control
 from muster.wire.errors import MalformedMessage
-from muster.wire.message import MAX_BYTES, Peek, identify, peek
-from muster.wire.report import TaskStatistics, WorkerReport
+from muster.wire.message import Peek, identify, peek
+from muster.wire.report import WorkerReport
 from muster.wire.report import encode as encode_report
-from muster.wire.result import document, exception_document
+from muster.worker.outcomes import Results, log, task_logger
+from muster.worker.report import is_news, make_report
+from muster.worker.settings import LoopSettings
 from muster.worker.tally import Tally
 
 logger = logging.getLogger("muster.worker")
-task_logger = logging.getLogger("muster.task")
 
 TICK_SECONDS: Final = 1.0
 SPARE_SECONDS: Final = 15.0
@@ -63,33 +63,6 @@ MAX_UNSETTLED: Final = 2000
 MAX_REVOKED: Final = 50_000
 EXIT_CODES: Final = {"ColdShutdown": 130, "DrainTimeout": 124}
 """Why running tasks were given up → how the process ends."""
-
-
-class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the loop is told."""
-
-    worker: str
-    pool_name: str
-    pool_type: str
-    hostname: str
-    queues: Sequence[str]
-    broker: str = ""
-    """Its URL without a password, to be shown."""
-    lease_seconds: float = 30.0
-    delivery_limits: Mapping[str, int] = {}
-    delivery_limit: int = 5
-    """For a queue that `delivery_limits` does not name; 0: no limit."""
-    result_expires_seconds: int = 86400
-    drain_timeout_seconds: float = 600.0
-    max_message_bytes: int = MAX_BYTES
-    max_depth: int = 0
-    """How many messages a slot may hold at most; 0: what `core.prefetch` allows."""
-    autoscale: Bounds | None = None
-    """None: the pool stays as large as it was started."""
-    retry_on_startup: bool = True
-    """False: a broker that is away at the start ends the worker."""
-    effective: Mapping[str, str] = {}
-    """Settings as text, for the report."""
 
 
 class _Held(msgspec.Struct):
@@ -145,9 +118,13 @@ class WorkerLoop:
         self._transport = transport
         self._pool = pool
         self._policies = policies
-        self._default_policy = default_policy
         self._results = results
-        self._stores_results = stores_results
+        self._left = Results(
+            kept=stores_results,
+            policies=policies,
+            default_policy=default_policy,
+            expires_seconds=settings.result_expires_seconds,
+        )
         self.tally = tally
 
         self._held: dict[int, _Held] = {}
@@ -503,42 +480,18 @@ class WorkerLoop:
         """Return a report when one is due: on change, or when the last is 5 s old."""
         running = self._pool.running()
         self._busy = len(running)
-        last = self._last_report
         drained = self.draining and self.idle
-        changed = (
-            last is None
-            or last.busy != len(running)
-            or last.draining != self.draining
-            or last.drained != drained
-        )
-        if not changed and now < self._report_at:
+        news = is_news(self._last_report, busy=len(running), draining=self.draining, drained=drained)
+        if not news and now < self._report_at:
             return None
-        tasks: dict[str, TaskStatistics] = {}
-        for (_, task), counts in self.tally.tasks.items():
-            before = tasks.get(task, TaskStatistics())
-            tasks[task] = TaskStatistics(
-                succeeded=before.succeeded + counts.succeeded,
-                failed=before.failed + counts.failed,
-                retried=before.retried + counts.retried,
-                runtime_seconds=before.runtime_seconds + counts.runtime,
-            )
-        settings = self._settings
-        return WorkerReport(
-            worker=settings.worker,
-            pool=settings.pool_name,
-            hostname=settings.hostname,
-            pid=os.getpid(),
-            pool_type=settings.pool_type,
-            queues=list(settings.queues),
+        return make_report(
+            self._settings,
+            self.tally,
+            running,
             slots=self.slots,
-            busy=len(running),
-            claimed=max(0, len(self._held) - len(running)),
-            oldest_start_age_seconds=max((r.age_seconds for r in running), default=None),
+            held=len(self._held),
             draining=self.draining,
             drained=drained,
-            ready=not self.draining,
-            tasks=tasks,
-            settings=dict(settings.effective),
         )
 
     # turns
@@ -795,13 +748,15 @@ class WorkerLoop:
             case Discard(reason, text):
                 self.tally.task(delivery.queue, message.task).expired += 1
                 task_logger.info("%s[%s] is discarded: %s", message.task, message.id, text)
-                result = self._failure(message, None, "REVOKED", exceptions.TaskRevokedError(reason.lower()))
+                result = self._left.of_failure(
+                    message, None, "REVOKED", exceptions.TaskRevokedError(reason.lower())
+                )
                 self._settle.append(
                     Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.ACK, result=result)
                 )
             case Bury(reason, text, error):
                 kind = getattr(exceptions, error, exceptions.TaskError)
-                result = self._failure(message, None, "FAILURE", kind(text))
+                result = self._left.of_failure(message, None, "FAILURE", kind(text))
                 self._bury(delivery, reason, text, message, result)
 
     def _defer(self, delivery: Delivery, eta: float) -> None:
@@ -840,39 +795,14 @@ class WorkerLoop:
         """Bury a message that cannot be read; who waits for its result is told, where its id is known."""
         message, result = identify(delivery.raw), None
         if message is not None:
-            result = self._failure(message, None, "FAILURE", exceptions.TaskError(str(error)))
+            result = self._left.of_failure(message, None, "FAILURE", exceptions.TaskError(str(error)))
         self._bury(delivery, error.reason, str(error), message, result)
-
-    def _failure(
-        self, message: Peek, policy: Policy | None, status: str, error: BaseException
-    ) -> StoredResult | None:
-        """Return the result of a task that did not come to leave one itself."""
-        policy = policy or self._policies.get(message.task, self._default_policy)
-        ignored = message.ignore_result or policy.ignore_result
-        if not self._stores_results or (ignored and not policy.store_errors_even_if_ignored):
-            return None
-        return StoredResult(
-            message.id,
-            document(
-                task_id=message.id,
-                status=status,
-                result=exception_document(error),
-                now=datetime.now(UTC),
-                retries=message.retries,
-            ),
-            status,
-            message.retries,
-            self._settings.result_expires_seconds,
-        )
 
     def _started(self, event: Started) -> None:
         held = self._held.get(event.number)
-        if held is not None and self._stores_results:
-            message = held.message
-            expires_seconds = self._settings.result_expires_seconds
-            self._begun.append(
-                StoredResult(message.id, event.document, "STARTED", message.retries, expires_seconds)
-            )
+        result = None if held is None else self._left.of(held.message, "STARTED", event.document)
+        if result is not None:
+            self._begun.append(result)
 
     def _finished(self, outcome: Outcome) -> None:
         held = self._held.pop(outcome.number, None)
@@ -883,14 +813,12 @@ class WorkerLoop:
         self.tally.task(delivery.queue, message.task).ran(outcome.state, outcome.runtime_seconds)
         settled = after_run(outcome.state, outcome.reason, held.policy)
         result = None
-        if outcome.document and settled.store and self._stores_results:
+        if outcome.document and settled.store:
             status = "FAILURE" if outcome.state == "REJECTED" else outcome.state
-            result = StoredResult(
-                message.id, outcome.document, status, message.retries, self._settings.result_expires_seconds
-            )
+            result = self._left.of(message, status, outcome.document)
         elif settled.error:
             kind = getattr(exceptions, settled.error)
-            result = self._failure(message, held.policy, "FAILURE", kind(outcome.text))
+            result = self._left.of_failure(message, held.policy, "FAILURE", kind(outcome.text))
         self._settle.append(
             Settlement(
                 tag=delivery.tag,
@@ -902,25 +830,7 @@ class WorkerLoop:
                 publish=outcome.publish,
             )
         )
-        self._log(message, outcome)
-
-    def _log(self, message: Peek, outcome: Outcome) -> None:
-        if outcome.state == "SUCCESS":
-            if task_logger.isEnabledFor(logging.INFO):
-                task_logger.info(
-                    "%s[%s] succeeded in %.6fs: %s",
-                    message.task,
-                    message.id,
-                    outcome.runtime_seconds,
-                    outcome.text,
-                )
-        elif outcome.state == "RETRY":
-            task_logger.info("%s[%s] retry: %s", message.task, message.id, outcome.text)
-        elif outcome.state == "IGNORED":
-            task_logger.info("%s[%s] ignored", message.task, message.id)
-        elif outcome.state != "FAILURE":  # that was logged where it was raised, with its traceback
-            verb = "requeued" if outcome.state == "REQUEUED" else "rejected"
-            task_logger.error("%s[%s] %s: %s", message.task, message.id, verb, outcome.text)
+        log(message, outcome)
 
     def _lost(self, lost: Lost) -> None:
         held = self._held.pop(lost.number, None)
@@ -943,7 +853,7 @@ class WorkerLoop:
         result = None
         if settled.error:
             kind = getattr(exceptions, settled.error)
-            result = self._failure(message, held.policy, "FAILURE", kind(lost.text))
+            result = self._left.of_failure(message, held.policy, "FAILURE", kind(lost.text))
         self._settle.append(
             Settlement(
                 tag=delivery.tag,

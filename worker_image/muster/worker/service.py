@@ -24,8 +24,9 @@ from muster.results.base import ResultStore
 from muster.settings.pools import PoolType
 from muster.transports.base import Transport
 from muster.transports.connect import connect_transport, same_database
-from muster.worker.loop import LoopSettings, WorkerLoop
+from muster.worker.loop import WorkerLoop
 from muster.worker.options import WorkerOptions, told_by, without_effect
+from muster.worker.settings import LoopSettings
 from muster.worker.tally import Tally
 
 logger = logging.getLogger("muster.worker")

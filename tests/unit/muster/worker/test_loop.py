@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
 from brokers import Clock
 from muster.core.autoscale import Bounds
@@ -17,7 +18,8 @@ from muster.transports.base import Tick, Turn, Verdict
 from muster.transports.memory import MemoryBroker
 from muster.wire.message import pack, peek
 from muster.wire.report import decode as decode_report
-from muster.worker.loop import MAX_UNSETTLED, LoopSettings, WorkerLoop
+from muster.worker.loop import MAX_UNSETTLED, WorkerLoop
+from muster.worker.settings import LoopSettings
 from muster.worker.tally import Tally
 
 
@@ -609,7 +611,7 @@ def test_a_start_is_stored_while_the_task_runs(fleet, joined):
     store = MemoryResults(world.clock)
     world.broker._store = store.store
     [loop], [pool] = world.loops, world.pools.values()
-    loop._stores_results = True
+    loop._left = replace(loop._left, kept=True)
     loop._results = None if joined else store
     jobs = []
     pool.submit = jobs.extend

@@ -1,0 +1,56 @@
+"""What a worker reports of itself: when it is due, and of what it is made.
+
+The loop calls it at each tick. It reads the loop's own counts and sends nothing.
+"""
+
+import os
+from collections.abc import Sequence
+
+from muster.pools.base import Running
+from muster.wire.report import TaskStatistics, WorkerReport
+from muster.worker.settings import LoopSettings
+from muster.worker.tally import Tally
+
+
+def is_news(last: WorkerReport | None, *, busy: int, draining: bool, drained: bool) -> bool:
+    """Return whether a report must not wait for its turn."""
+    return last is None or (last.busy, last.draining, last.drained) != (busy, draining, drained)
+
+
+def make_report(
+    settings: LoopSettings,
+    tally: Tally,
+    running: Sequence[Running],
+    *,
+    slots: int,
+    held: int,
+    draining: bool,
+    drained: bool,
+) -> WorkerReport:
+    """Return the report of a worker that holds `held` messages, those that run among them."""
+    tasks: dict[str, TaskStatistics] = {}
+    for (_, task), counts in tally.tasks.items():
+        before = tasks.get(task, TaskStatistics())
+        tasks[task] = TaskStatistics(
+            succeeded=before.succeeded + counts.succeeded,
+            failed=before.failed + counts.failed,
+            retried=before.retried + counts.retried,
+            runtime_seconds=before.runtime_seconds + counts.runtime,
+        )
+    return WorkerReport(
+        worker=settings.worker,
+        pool=settings.pool_name,
+        hostname=settings.hostname,
+        pid=os.getpid(),
+        pool_type=settings.pool_type,
+        queues=list(settings.queues),
+        slots=slots,
+        busy=len(running),
+        claimed=max(0, held - len(running)),
+        oldest_start_age_seconds=max((r.age_seconds for r in running), default=None),
+        draining=draining,
+        drained=drained,
+        ready=not draining,
+        tasks=tasks,
+        settings=dict(settings.effective),
+    )
