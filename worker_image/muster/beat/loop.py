@@ -23,6 +23,7 @@ from muster.beat.compose import CannotCompose, Compose
 from muster.beat.plan import Agenda, Send, Step
 from muster.beat.tally import Tally
 from muster.beat.unfinished import NoResults, Runs
+from muster.core.outage import Outage, after_failure, lasted, sentence
 from muster.core.schedule import ScheduleError
 from muster.errors import BrokerRefused, BrokerUnavailable
 from muster.transports.schedules.base import (
@@ -44,6 +45,9 @@ AT_ONCE: Final = 200
 
 RECOMPOSE: Final = timedelta(seconds=60)
 """When a message that could not be made is tried again: what it depends on may have changed."""
+
+LONGEST_PAUSE_SECONDS: Final = 2.0
+"""Before the broker is tried again: due times wait for it."""
 
 _Item = TypeVar("_Item")
 Prepare: TypeAlias = Callable[[ScheduleStore, datetime], None]
@@ -109,7 +113,7 @@ class BeatLoop:
         self.last_pass = monotonic()
         self._told: SimpleQueue[None] = SimpleQueue()  # a signal handler may put into it at any moment
         self._was_connected = False
-        self._failures = 0
+        self._away: Outage | None = None
         self._term: Term | None = None
         self._forget()
 
@@ -160,22 +164,22 @@ class BeatLoop:
         self._forget()
 
     def _recovered(self) -> None:
-        if self._failures:
-            logger.info("the broker answers again")
-        self._failures = 0
+        if self._away is not None:
+            logger.info("the broker answers again, after %s", lasted(self._monotonic() - self._away.since))
+        self._away = None
         self.connected = self._was_connected = True
 
     def _outage(self, error: BrokerUnavailable) -> float:
         refused = isinstance(error, BrokerRefused)
         if not self._was_connected and (refused or not self._settings.retry_on_startup):
             raise error
-        if self._failures == 0:
-            logger.warning("%s; beat tries again, and due times wait for it", error)
-        self._failures += 1
+        now = self._monotonic()
+        self._away, warns = after_failure(self._away, now, random.random())
+        if warns:
+            logger.warning("%s", sentence(error, self._away, now, meanwhile="due times wait for it"))
         self.connected = False
         self._forget()
-        longest: float = min(2.0, 0.05 * 2 ** min(self._failures, 6))
-        return longest * (0.5 + random.random() / 2)
+        return min(LONGEST_PAUSE_SECONDS, self._away.retry_at - now)
 
     def step(self) -> float:
         """Do all that is to be done now; return for how many seconds there is nothing more."""
