@@ -365,7 +365,7 @@ class WorkerLoop:
         now = self._clock()
         self._away, warns = after_failure(self._away, now, self._dice())
         if warns:
-            meanwhile = f"{len(self._held)} tasks go on"
+            meanwhile = f"{len(self._held)} tasks go on" if self._held else "no task is running here"
             logger.warning("the broker: %s", sentence(error, self._away, now, meanwhile=meanwhile))
         self._retry_at = self._away.retry_at
         self.connected = False
