@@ -200,7 +200,14 @@ class Cluster:
     def delete_namespace(self, name: str, *, timeout_seconds: float = 120) -> None:
         """Delete a namespace and wait until it is gone; `TimeoutError` shows what holds it."""
         self.delete("Namespace", name)
-        self.wait_for_object("Namespace", name, lambda seen: seen is None, timeout_seconds=timeout_seconds)
+        try:
+            self.wait_for_object(
+                "Namespace", name, lambda seen: seen is None, timeout_seconds=timeout_seconds
+            )
+        except TimeoutError as error:
+            left = [pod["metadata"]["name"] for pod in self.list("Pod", namespace=name)]
+            logs = [f"log of {pod}:\n{self.logs(pod, namespace=name)[-2000:]}" for pod in left]
+            raise TimeoutError("\n".join([str(error), self.describe(name), *logs])) from None
 
     def describe(self, namespace: str) -> str:
         """Return the namespace's pods and latest events in a few lines, for the report of a failed test."""

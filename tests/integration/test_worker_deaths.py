@@ -390,6 +390,23 @@ def test_a_drain_by_message_keeps_the_process(place):
         assert worker.wait() == 0
 
 
+def test_a_worker_that_is_told_to_leave_by_message_ends(place):
+    """As by SIGTERM: what runs is finished first. A SIGTERM after it is the first, and gives nothing up."""
+    from muster.wire import control
+
+    go = place.folder / "go"
+    [task] = place.send(until=str(go))
+    with Worker("ledger_app", "prefork", "-c", "1", MUSTER_WORKER_ID="w1", **place.environment) as worker:
+        wait_for(lambda: place.ledger.starts[task] == 1, what="it runs", timeout_seconds=20)
+        place.observer.send("w1", control.encode(control.Control(method="leave")))
+        wait_for(lambda: "draining: 1 tasks run" in worker.log, what="it drains")
+        worker.terminate()
+        wait_for(lambda: "SIGTERM" in worker.log, what="the signal is heard")
+        go.touch()
+        assert worker.wait() == 0
+    assert place.ledger.ends[task] == 1
+
+
 @pytest.mark.soak(DRAINED)
 def test_drains_in_a_row_lose_nothing(place, account, times):
     """Twenty drains and one under load, of each pool, beside those that follow: every task runs once."""

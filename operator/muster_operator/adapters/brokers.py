@@ -91,6 +91,7 @@ def worker_view(report: WorkerReport, at: datetime) -> WorkerView:
         claimed=report.claimed,
         oldest_start_at=None if started is None else at - timedelta(seconds=started),
         draining=report.draining,
+        leaving=report.leaving,
         drained=report.drained,
         ready=report.ready,
         runs=sum(each.succeeded + each.failed + each.retried for each in runs),
@@ -501,10 +502,10 @@ class BrokerAdapter:
 
 def _do(action: Action, url: str) -> None:
     match action:
-        case SendDrain(worker=worker):
+        case SendDrain(worker=worker, leave=leave):
             observer = connect_observer(url, {}, {})
             try:
-                observer.send(worker, encode_control(Control(method="drain")))
+                observer.send(worker, encode_control(Control(method="leave" if leave else "drain")))
             finally:
                 observer.close()
         case RemoveQueue(queue=queue, dead_letter=dead_letter):

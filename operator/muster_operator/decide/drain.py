@@ -72,10 +72,16 @@ def is_deaf(pod: PodView, now: datetime) -> bool:
     """Return whether a pod that is being deleted has a worker that does not know of it.
 
     A SIGTERM that comes while the process starts is lost (the kernel drops what PID 1 has no handler for),
-    and the worker would take tasks until it is killed at the end of its grace period.
+    and the worker would stay until it is killed at the end of its grace period.
     """
     report = fresh(pod.report, now, REPORT_MAX_AGE)
-    return pod.terminating and pod.process and isinstance(report, Known) and not report.value.draining
+    return (
+        pod.terminating
+        and pod.process
+        and isinstance(report, Known)
+        and not report.value.leaving
+        and (pod.deleted_at is None or report.at > pod.deleted_at + RESEND_AFTER)
+    )
 
 
 def choose(pods: Iterable[PodView], count: int, now: datetime) -> tuple[PodView, ...]:

@@ -41,6 +41,8 @@ class Steps:
     """To be marked as leaving."""
     tell: tuple[PodView, ...] = ()
     """To be sent `drain`."""
+    dismiss: tuple[PodView, ...] = ()
+    """To be sent `leave`."""
     mark: tuple[PodView, ...] = ()
     """To be given the deletion cost."""
     replace: tuple[PodView, ...] = ()
@@ -102,7 +104,8 @@ def size_versions(
     return Steps(
         replicas=old.replicas | new.replicas,
         choose=old.choose + new.choose,
-        tell=old.tell + new.tell + tuple(pod for pod in pods if is_deaf(pod, now)),
+        tell=old.tell + new.tell,
+        dismiss=tuple(pod for pod in pods if is_deaf(pod, now)),
         mark=old.mark + new.mark,
         replace=new.replace,
         finished=tuple(

@@ -104,8 +104,8 @@ def _name(action: Action) -> str:
             return f"scale Deployment {namespace}/{name} to {replicas}"
         case Delete(kind=kind, namespace=namespace, name=name):
             return f"delete {kind} {namespace}/{name}"
-        case SendDrain(pool=pool, worker=worker):
-            return f"tell worker {worker} of {pool} to drain"
+        case SendDrain(pool=pool, worker=worker, leave=leave):
+            return f"tell worker {worker} of {pool} to {'leave' if leave else 'drain'}"
         case PutSchedule(entry=entry):
             return f"write schedule {entry.name} for beat"
         case RemoveSchedule(uid=uid):

@@ -6,7 +6,7 @@ Reads, decides nothing. What a watch has not shown yet is not there; what a brok
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from muster_operator.api.codec import InvalidObject
@@ -337,6 +337,7 @@ class Observer:
             process="running" in state,
             ready=_condition(status, "Ready").get("status") == "True",
             terminating="deletionTimestamp" in metadata,
+            deleted_at=_deleted_at(metadata),
             trouble=trouble,
             draining_since=_maybe_instant(annotations.get(ANNOTATION_DRAINING_SINCE)),
             deletion_cost=_number(annotations.get(ANNOTATION_DELETION_COST)),
@@ -389,6 +390,13 @@ def _deployment(body: Body) -> DeploymentView:
         trouble=failure.get("message", "") if failure.get("status") == "True" else "",
         manifest=body,
     )
+
+
+def _deleted_at(metadata: Mapping[str, Any]) -> datetime | None:
+    """Return when a deletion was asked for: the timestamp is the end of the grace period."""
+    end = _maybe_instant(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+    return None if end is None else end - grace
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

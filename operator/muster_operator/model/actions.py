@@ -68,6 +68,8 @@ class SendDrain:
     """`namespace/name` of the WorkerPool."""
     worker: str
     """The pod's UID."""
+    leave: bool = False
+    """`leave` instead: its pod is being deleted, and it does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)

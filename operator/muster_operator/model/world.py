@@ -81,6 +81,8 @@ class WorkerView:
     draining: bool = False
     drained: bool = False
     """Draining, and nothing runs or is in hand any more."""
+    leaving: bool = False
+    """It ends when it is drained."""
     ready: bool = True
     runs: int = 0
     """Ended runs since the worker's start."""
@@ -114,6 +116,8 @@ class PodView:
     """A process of the worker container runs; False while it waits for an image, a node or a restart."""
     ready: bool = False
     terminating: bool = False
+    deleted_at: datetime | None = None
+    """When its deletion was asked for, and SIGTERM sent a moment later; None when it was not."""
     trouble: str = ""
     """Why it does not run, in the cluster's words (`ImagePullBackOff: …`); empty when nothing is wrong."""
     draining_since: datetime | None = None

@@ -40,13 +40,16 @@ def redis_keys(options: Mapping[str, Any]) -> RedisKeys:
     )
 
 
-def _server(url: str, options: Mapping[str, Any]) -> "Server":
+def _server(url: str, options: Mapping[str, Any], *, for_tasks: bool = False) -> "Server":
     from muster.transports.redis import Server
 
     passed_on = ("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval")
     try:
         return Server(
-            url, redis_keys(options), {name: options[name] for name in passed_on if name in options}
+            url,
+            redis_keys(options),
+            {name: options[name] for name in passed_on if name in options},
+            for_tasks=for_tasks,
         )
     except ValueError as error:
         raise ConfigurationError(f"the broker URL cannot be used: {error}") from None
@@ -91,7 +94,7 @@ def connect_transport(
     from muster.transports.redis import RedisTransport
 
     return RedisTransport(
-        _server(url, options),
+        _server(url, options, for_tasks=True),
         queues=queues,
         worker=worker,
         pool=pool,
@@ -110,7 +113,7 @@ def connect_publisher(url: str, options: Mapping[str, Any]) -> Publisher:
         return SQLitePublisher(url)
     from muster.transports.redis import RedisPublisher
 
-    return RedisPublisher(_server(url, options))
+    return RedisPublisher(_server(url, options, for_tasks=True))
 
 
 def connect_observer(url: str, options: Mapping[str, Any], dead_letters: Mapping[str, str]) -> Observer:

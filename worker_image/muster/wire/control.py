@@ -6,9 +6,9 @@ import msgspec
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
-    """One instruction. `drain`: stop consuming, finish what runs, leave."""
+    """One instruction. `drain`: stop consuming and finish what runs. `leave`: then end, as by SIGTERM."""
 
-    method: Literal["drain"]
+    method: Literal["drain", "leave"]
 
 
 _decode = msgspec.json.Decoder(Control).decode

@@ -34,6 +34,8 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     drained: bool = False
     """Draining, and nothing runs or is in hand any more."""
+    leaving: bool = False
+    """It ends when it is drained: it was told to, by SIGTERM or by message."""
     ready: bool = True
     tasks: dict[str, TaskStatistics] = {}
     settings: dict[str, str] = {}

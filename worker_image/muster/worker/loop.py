@@ -173,6 +173,7 @@ class WorkerLoop:
 
         self._drain_asked = False
         self._leave_asked = False
+        self._leave_called = False
         self._cold_asked = False
         self.draining = False
         self.exit_code = 0
@@ -215,9 +216,9 @@ class WorkerLoop:
 
     def leave(self) -> None:
         """Drain, then end. A second call ends at once: what runs goes back to its queue."""
-        if self._leave_asked:
+        if self._leave_called:
             self._cold_asked = True
-        self._drain_asked = self._leave_asked = True
+        self._leave_called = self._drain_asked = self._leave_asked = True
         self.wake()
 
     @property
@@ -473,15 +474,22 @@ class WorkerLoop:
         except msgspec.DecodeError as error:
             logger.warning("a control message is not understood and ignored: %s", error)
             return
-        if instruction.method == "drain":
-            self.drain()
+        self.drain()
+        if instruction.method == "leave":  # no call of `leave`: a SIGTERM that follows is the first one
+            self._leave_asked = True
 
     def _make_report(self, now: float) -> WorkerReport | None:
         """Return a report when one is due: on change, or when the last is 5 s old."""
         running = self._pool.running()
         self._busy = len(running)
         drained = self.draining and self.idle
-        news = is_news(self._last_report, busy=len(running), draining=self.draining, drained=drained)
+        news = is_news(
+            self._last_report,
+            busy=len(running),
+            draining=self.draining,
+            drained=drained,
+            leaving=self._leave_asked,
+        )
         if not news and now < self._report_at:
             return None
         return make_report(
@@ -492,6 +500,7 @@ class WorkerLoop:
             held=len(self._held),
             draining=self.draining,
             drained=drained,
+            leaving=self._leave_asked,
         )
 
     # turns

@@ -12,9 +12,10 @@ from muster.worker.settings import LoopSettings
 from muster.worker.tally import Tally
 
 
-def is_news(last: WorkerReport | None, *, busy: int, draining: bool, drained: bool) -> bool:
+def is_news(last: WorkerReport | None, *, busy: int, draining: bool, drained: bool, leaving: bool) -> bool:
     """Return whether a report must not wait for its turn."""
-    return last is None or (last.busy, last.draining, last.drained) != (busy, draining, drained)
+    said = None if last is None else (last.busy, last.draining, last.drained, last.leaving)
+    return said != (busy, draining, drained, leaving)
 
 
 def make_report(
@@ -26,6 +27,7 @@ def make_report(
     held: int,
     draining: bool,
     drained: bool,
+    leaving: bool,
 ) -> WorkerReport:
     """Return the report of a worker that holds `held` messages, those that run among them."""
     tasks: dict[str, TaskStatistics] = {}
@@ -50,6 +52,7 @@ def make_report(
         oldest_start_age_seconds=max((r.age_seconds for r in running), default=None),
         draining=draining,
         drained=drained,
+        leaving=leaving,
         ready=not draining,
         tasks=tasks,
         settings=dict(settings.effective),

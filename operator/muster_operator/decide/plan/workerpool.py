@@ -205,6 +205,7 @@ def _leaving(seen: Snapshot, steps: Steps) -> list[Action]:
     if address is not None:
         name = f"{pool.namespace}/{pool.name}"
         actions += [SendDrain(broker=address, pool=name, worker=pod.uid) for pod in steps.tell]
+        actions += [SendDrain(broker=address, pool=name, worker=pod.uid, leave=True) for pod in steps.dismiss]
     return actions
 
 

@@ -243,7 +243,8 @@ def test_only_the_living_are_touched_and_each_in_one_way(fleet, replicas, most, 
     deployments, pods = fleet
     steps = size(deployments, pods, replicas, most=most, may_shrink=may)
     assert not any(each.terminating for each in (*steps.choose, *steps.mark, *steps.replace))
-    assert all(is_deaf(each, NOW) for each in steps.tell if each.terminating)
+    assert not any(each.terminating for each in steps.tell)
+    assert all(is_deaf(each, NOW) for each in steps.dismiss)
     assert not set(names(steps.replace)) & set(names(steps.mark))
     assert not set(names(steps.choose)) & set(names(steps.mark))
     assert all(is_done(each, NOW) for each in steps.replace)
@@ -260,11 +261,21 @@ def test_growth_stays_within_the_maximum(fleet, replicas, most):
 
 
 def test_a_pod_that_is_deleted_and_does_not_know_is_told():
-    """A SIGTERM that came while the process started is lost: the report shows it, a message stands in."""
-    deaf = pod("deaf", terminating=True, report=BUSY)
-    knowing = pod("knowing", terminating=True, report=DRAINING)
-    silent = pod("silent", terminating=True, report=unknown())
-    steps = size([deployment(replicas=1)], [deaf, knowing, silent, pod("w0")], 1)
-    assert names(steps.tell) == ["deaf"]
+    """A SIGTERM that came while the process started is lost: the report shows it, a message stands in.
+
+    Also for one that was told to drain; not for one that was deleted just now, which may not have got it yet.
+    """
+    long_ago = NOW - seconds(20)
+    deaf = pod("deaf", terminating=True, deleted_at=long_ago, report=BUSY)
+    drained = pod("drained", terminating=True, deleted_at=long_ago, report=DRAINING)
+    knowing = pod(
+        "knowing", terminating=True, deleted_at=long_ago, report=known(worker(draining=True, leaving=True))
+    )
+    fresh = pod("fresh", terminating=True, deleted_at=NOW, report=BUSY)
+    silent = pod("silent", terminating=True, deleted_at=long_ago, report=unknown())
+    pods = [deaf, drained, knowing, fresh, silent, pod("w0")]
+    steps = size([deployment(replicas=1)], pods, 1)
+    assert names(steps.dismiss) == ["deaf", "drained"]
+    assert steps.tell == ()
     assert steps.choose == ()
     assert steps.replicas == {"mail-1": 1}
