@@ -75,7 +75,8 @@ def test_eleven_thousand_tasks_from_two_clients_each_run_once(empty_shop: Shop, 
         each["to"] for each in decisions if each["to"] > each["from"]
     ]
     assert decisions[-1]["to"] == 0
-    assert len(books.pods) == max(each["to"] for each in decisions)
+    # more where a drained worker was needed again, and replaced
+    assert len(books.pods) >= max(each["to"] for each in decisions)
     report(
         pool=pool["type"],
         seconds_to_order=f"{ordered - started:.1f}",
