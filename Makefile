@@ -53,7 +53,7 @@ redis-server:  ## install redis-server if it is missing, as root on Debian
 
 .PHONY: check
 check: static  ## all that needs no server: generate, format, lint, types, layers, unit and property tests
-	$(BIN)/pytest -m 'not servers and not e2e and not slow'
+	$(BIN)/pytest -n 2 -m 'not servers and not e2e and not slow' tests/unit tests/contract tests/structure tests/simulation
 
 .PHONY: static
 static: generate format lint types layers unchanged  ## what reads the code without running it
