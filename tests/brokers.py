@@ -11,7 +11,7 @@ import redis
 
 from muster.core.effects import Publication
 from muster.embedded import Database
-from muster.transports.base import Observer, Publisher, Transport
+from muster.transports.base import Observer, Publisher, Settlement, Start, Transport, Turn
 from muster.transports.memory import MemoryBroker
 from muster.transports.schedules.base import ScheduleStore
 from muster.transports.schedules.memory import MemorySchedules
@@ -33,6 +33,25 @@ def message(task_id="1", queue="mail", published_at=None, **headers):
         delivery_tag=f"tag-{task_id}",
         published_at=published_at,
     )
+
+
+def claim(transport, count=100, run=0):
+    return list(transport.turn(Turn(claim=count, run=run)).deliveries)
+
+
+def raws(deliveries):
+    return [delivery.raw for delivery in deliveries]
+
+
+def settle(transport, delivery, verdict, **details):
+    settlement = Settlement(tag=delivery.tag, queue=delivery.queue, verdict=verdict, **details)
+    [ours] = transport.turn(Turn(settle=[settlement])).settled
+    return ours
+
+
+def start(transport, delivery, extra_run=""):
+    [ours] = transport.turn(Turn(start=[Start(delivery.tag, delivery.queue, extra_run)])).started
+    return ours
 
 
 class Broker(ABC):

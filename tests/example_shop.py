@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 
 import yaml
@@ -47,9 +48,13 @@ class Books(Ledger):
         return Counter(line[0] for line in self.lines[what])
 
     @property
-    def pods(self):
-        """The pods in which tasks began."""
-        return {line[2].split("/")[0] for line in self.lines["start"]}
+    def most_at_work(self):
+        """How many pods were at work at one time: each from its first begin to its last end."""
+        times = {}
+        for line in (*self.lines["start"], *self.lines["end"]):
+            times.setdefault(line[2].split("/")[0], []).append(float(line[1]))
+        changes = [(min(at), 1) for at in times.values()] + [(max(at), -1) for at in times.values()]
+        return max(accumulate(change for _, change in sorted(changes)))
 
     def workers_of(self, task_id):
         """Return `pod/pid` of each begin."""

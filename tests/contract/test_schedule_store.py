@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from brokers import OnMemory, OnRedis, OnSQLite, message
+from brokers import OnMemory, OnRedis, message
 from muster.core.effects import Publication
 from muster.transports.base import Tick, Turn
 from muster.transports.connect import connect_schedules
@@ -21,19 +21,6 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 LEASE = 60.0
 SHORT = 0.2
-
-
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.servers)])
-def broker(request, tmp_path):
-    match request.param:
-        case "memory":
-            made = OnMemory()
-        case "sqlite":
-            made = OnSQLite(tmp_path / "broker.db")
-        case "redis":
-            made = OnRedis(request.getfixturevalue("redis_server").url)
-    yield made
-    made.close()
 
 
 @pytest.fixture

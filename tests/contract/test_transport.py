@@ -4,15 +4,12 @@ Each clause of `muster.transports.base` is a fact here. Time is the broker's: me
 clock that the test moves, on Redis the test waits until the server's own clock has moved.
 """
 
-import select
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 
-from brokers import POOL, OnMemory, OnRedis, OnSQLite, message
+from brokers import POOL, claim, message, raws, settle, start
 from muster.core.effects import Publication, StoredResult
 from muster.core.rate import Pace, Rate, ask, read_rate
 from muster.settings.environment import DeadLetter
@@ -21,38 +18,6 @@ from muster.wire.message import peek
 
 LONG, SHORT = 60.0, 0.05
 """Lease lengths, in seconds: one that never ends within a test, one that is soon over."""
-
-
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.servers)])
-def broker(request, tmp_path):
-    match request.param:
-        case "memory":
-            made = OnMemory()
-        case "sqlite":
-            made = OnSQLite(tmp_path / "broker.db")
-        case "redis":
-            made = OnRedis(request.getfixturevalue("redis_server").url)
-    yield made
-    made.close()
-
-
-def claim(transport, count=100, run=0):
-    return list(transport.turn(Turn(claim=count, run=run)).deliveries)
-
-
-def raws(deliveries):
-    return [delivery.raw for delivery in deliveries]
-
-
-def settle(transport, delivery, verdict, **details):
-    settlement = Settlement(tag=delivery.tag, queue=delivery.queue, verdict=verdict, **details)
-    [ours] = transport.turn(Turn(settle=[settlement])).settled
-    return ours
-
-
-def start(transport, delivery, extra_run=""):
-    [ours] = transport.turn(Turn(start=[Start(delivery.tag, delivery.queue, extra_run)])).started
-    return ours
 
 
 # -- claims
@@ -961,86 +926,6 @@ def test_the_place_of_dead_letters_may_change(broker):
         assert observer.depths(["mail"], horizon_seconds=0)["mail"].dead == dead
 
 
-# -- watches
-
-
-class Watched:
-    """A transport's watch and how often it has told of something; whoever waits for that looks as well."""
-
-    def __init__(self, transport):
-        self.count = 0
-        self._changed = threading.Condition()
-        watch = self._watch = transport.watch(self._notify)
-        self.arm, self.close, self._looked_at = watch.arm, watch.close, watch.fileno()
-
-    def _notify(self):
-        with self._changed:
-            self.count += 1
-            self._changed.notify_all()
-
-    def wait(self, count, seconds=10):
-        """Wait until it has told so often. Raises AssertionError when it does not."""
-        until = time.monotonic() + seconds
-        while self._looked_at is not None and self.count < count:
-            assert select.select([self._looked_at], [], [], max(0.0, until - time.monotonic()))[0], "silence"
-            self.count += self._watch.look()
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.count >= count, seconds), f"told {self.count} times"
-
-
-def test_a_watch_tells_of_a_message_that_comes(broker):
-    """Armed once, it notifies once, and takes nothing; armed again, once more."""
-    transport = broker.transport()
-    watch = Watched(transport)
-    watch.arm()
-    broker.publish(message("1"))
-    watch.wait(1)
-    assert raws(claim(transport)) == [message("1")]
-    watch.arm()
-    broker.publish(message("2"), message("3"))
-    watch.wait(2)
-    assert broker.depth().ready == 2
-    watch.close()
-    assert watch.count == 2
-
-
-def test_a_watch_tells_of_a_message_that_is_there_already(broker):
-    """Between an empty claim and the arming nothing can be missed."""
-    broker.publish(message())
-    transport = broker.transport()
-    watch = Watched(transport)
-    watch.arm()
-    watch.wait(1)
-    assert broker.depth().ready == 1
-    watch.close()
-
-
-def test_an_unarmed_watch_says_nothing(broker):
-    """A busy worker is not disturbed: it asks when it has a slot."""
-    transport = broker.transport("mail", "other")
-    watch = Watched(transport)
-    broker.publish(message("1"))
-    watch.arm()
-    watch.wait(1)
-    broker.publish(message("2"))
-    broker.publish(message("3"), queue="other")
-    claim(transport)
-    watch.close()
-    assert watch.count == 1
-
-
-def test_a_watch_sees_every_queue_of_its_worker(broker):
-    """The queue of least preference wakes it as well."""
-    transport = broker.transport("mail", "other", "third")
-    watch = Watched(transport)
-    for count, queue in enumerate(("third", "other", "mail"), 1):
-        watch.arm()
-        broker.publish(message(), queue=queue)
-        watch.wait(count)
-        claim(transport)
-    watch.close()
-
-
 @pytest.mark.parametrize("priority", [0, 3, 6, 9])
 def test_a_tick_tells_whether_a_message_waits(broker, priority):
     """Of any priority, in any of the worker's queues; what is in hand or waits for its time does not."""
@@ -1052,42 +937,6 @@ def test_a_tick_tells_whether_a_message_waits(broker, priority):
     assert not transport.tick(Tick(renew=[(delivery.queue, delivery.tag)])).ready
     settle(transport, delivery, Verdict.DEFER, eta=broker.now() + LONG)
     assert not transport.tick(Tick()).ready
-
-
-def test_a_watch_sees_each_priority_that_a_tick_has_seen(broker):
-    """From then on it tells of the next message of that priority at once."""
-    broker.publish(message("1"), priority=6)
-    transport = broker.transport()
-    watch = Watched(transport)
-    assert transport.tick(Tick()).ready
-    assert len(claim(transport)) == 1
-    watch.arm()
-    broker.publish(message("2"), priority=6)
-    watch.wait(1)
-    watch.close()
-
-
-def test_a_watch_tells_of_what_comes_back(broker):
-    """A message returned by another worker wakes as one that was published."""
-    broker.publish(message())
-    holder, waiter = broker.transport(worker="holder"), broker.transport(worker="waiter")
-    [delivery] = claim(holder)
-    watch = Watched(waiter)
-    watch.arm()
-    assert settle(holder, delivery, Verdict.RETURN)
-    watch.wait(1)
-    watch.close()
-
-
-def test_a_closed_watch_says_nothing(broker):
-    """After `close` the loop's own objects may be gone."""
-    transport = broker.transport()
-    watch = Watched(transport)
-    watch.arm()
-    watch.close()
-    broker.publish(message())
-    assert raws(claim(transport)) == [message()]
-    assert watch.count == 0
 
 
 # -- many at once

@@ -21,7 +21,7 @@ from muster.core.policy import Policy
 from muster.core.rate import Rate
 from muster.errors import BrokerUnavailable
 from muster.pools.base import Lost, Outcome, Publish, Returned, Running
-from muster.transports.base import Verdict
+from muster.transports.base import Seen, Verdict
 from muster.transports.memory import MemoryBroker
 from muster.wire.message import pack, peek
 from muster.worker.loop import WorkerLoop
@@ -101,11 +101,17 @@ class Away:
 
 
 class CountingBroker(MemoryBroker):
-    """Counts which messages have entered, so that one that came twice is seen."""
+    """Counts which messages have entered, to see one that came twice, and which were handed out running."""
 
-    def __init__(self, clock, store):
-        super().__init__(clock, store)
+    def __init__(self, world, store):
+        super().__init__(world.clock, store)
+        self.world = world
         self.entered = Counter()
+
+    def _claim(self, *args):
+        deliveries = super()._claim(*args)
+        self.world.mark(delivery.raw for delivery in deliveries if delivery.running)
+        return deliveries
 
     def _publish(self, publications, now):
         publications = list(publications)
@@ -216,7 +222,6 @@ class Faulty:
         self.inner = world.broker.transport(
             queues=QUEUES, worker=name, pool="pool", lease_seconds=LEASE_SECONDS
         )
-        self.watch = self.inner.watch
         self.close = self.inner.close
         self.acked_early = set()
         """Tasks that nobody else has any more."""
@@ -231,13 +236,15 @@ class Faulty:
             turned = self.inner.turn(turn)
             self.acked_early |= acked
             self.world.mark(raw for raw in fresh)
-            self.world.mark(delivery.raw for delivery in turned.deliveries if delivery.running)
             return turned
 
         return self._through(call)
 
     def tick(self, tick):
         return self._through(lambda: self.inner.tick(tick))
+
+    def watch(self, notify):
+        return FaultyWatch(self.world, self.inner.watch(notify))
 
     def _through(self, call):
         world = self.world
@@ -254,6 +261,32 @@ class Faulty:
         if fate < 0.03:
             raise BrokerUnavailable("the answer got lost")
         return answer
+
+
+class FaultyWatch:
+    """A watch whose answers can get lost, with what was claimed in them."""
+
+    def __init__(self, world, inner):
+        self.world = world
+        self.inner = inner
+        self.fileno, self.arm, self.close = inner.fileno, inner.arm, inner.close
+
+    @property
+    def allowed(self):
+        return self.inner.allowed
+
+    def look(self):
+        return self._through(self.inner.look())
+
+    def recall(self):
+        return self._through(self.inner.recall())
+
+    def _through(self, seen):
+        world = self.world
+        if seen.deliveries and world.trouble and world.random.random() < 0.05:
+            world.faults["claim unheard"] += 1
+            return Seen(lost=True)
+        return seen
 
 
 class Worker:
@@ -305,7 +338,7 @@ class World:
         self.results = Results()
         self.separate = self.random.random() < 0.5
         """Whether results live elsewhere than messages."""
-        self.broker = CountingBroker(self.clock, None if self.separate else self.results.store)
+        self.broker = CountingBroker(self, None if self.separate else self.results.store)
         self.publisher = self.broker.publisher()
         self.trouble = True
         self.broker_back_at = 0.0
@@ -530,6 +563,7 @@ def test_the_trouble_is_real():
         "told to leave",
         "told to leave at once",
         "broker away",
+        "claim unheard",
         "result store away",
     }
     assert extra > 20

@@ -125,7 +125,7 @@ class Tick(msgspec.Struct, kw_only=True):
     """(queue, tag) of leases to renew."""
     reconcile: bool = False
     """`renew` is all that we hold. What else stands under our name was claimed in an answer that never
-    reached us: it goes back as it came. For the first tick after an outage."""
+    reached us: it goes back as it came. For the first tick after an outage, with the watch recalled."""
     spare: bool = False
     """End no lease now: the broker was away, and those who hold it have not all come back yet."""
     report: bytes | None = None
@@ -147,20 +147,45 @@ class Ticked(msgspec.Struct, kw_only=True):
     """Whether a message waits in one of our queues: the watch may have missed it."""
 
 
-class Watch(Protocol):
-    """Waits for messages, taking none: in the background, or beside what its caller waits for."""
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What a watch has to tell."""
 
-    def arm(self) -> None:
+    come: bool = False
+    """That for which it was armed has come, and there may be something to claim."""
+    deliveries: Sequence[Delivery] = ()
+    """What was claimed at once, as `arm` allowed it: held by a lease like any other claim."""
+    now: float = 0.0
+    """When it was claimed, by the broker's clock: its lease counts from then."""
+    lost: bool = False
+    """An answer got lost, in which something may have been claimed: it is for `Tick.reconcile`."""
+
+
+class Watch(Protocol):
+    """Waits for messages: in the background, or beside what its caller waits for. The wait takes none."""
+
+    @property
+    def allowed(self) -> int:
+        """Return how many messages may be claimed without any further word of ours, as `arm` said."""
+
+    def arm(self, claim: int = 0) -> None:
         """Ask to be told once, as soon as a message waits in one of the queues (or now, if one does).
 
-        It may miss what comes with a priority that nobody used before; the next `tick` tells of that.
+        `claim`: so many messages may be claimed at that moment, as by `Turn.claim` and `Turn.run`, which
+        saves a round trip; not every watch can. It is told of when there may be more. It may miss what comes
+        with a priority that nobody used before; the next `tick` tells of that.
         """
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when it is time to `look`; None: `notify` is called."""
 
-    def look(self) -> bool:
-        """Return whether that for which it was armed has come. To be called once in a while in any case."""
+    def look(self) -> Seen:
+        """Return what has come. To be called once in a while in any case."""
+
+    def recall(self) -> Seen:
+        """Take back what `arm` has allowed: afterwards nothing is claimed without a further word of ours.
+
+        Returns what has come, also what was claimed until then. Waits for the broker's answer.
+        """
 
     def close(self) -> None:
         """Stop waiting."""

@@ -27,6 +27,7 @@ from muster.settings import environment
 from muster.transports.base import (
     Delivery,
     QueueDepth,
+    Seen,
     ServerFacts,
     Settlement,
     Start,
@@ -242,6 +243,16 @@ class MemoryBroker:
                     limit -= 1
                     yield heapq.heappop(heap)[1]
 
+    def _claim(self, transport: "MemoryTransport", limit: int, run: int, deadline: float) -> list[Delivery]:
+        deliveries = []
+        for message in self._take(transport.queues, limit):
+            tag = transport.next_tag()
+            running = run > 0 and not may_have_run(message.raw)
+            run -= running
+            self._held[tag] = _Held(message=message, holder=transport, running=running, deadline=deadline)
+            deliveries.append(Delivery(tag, message.queue, message.raw, running))
+        return deliveries
+
     def _turn(self, turn: Turn, transport: "MemoryTransport") -> Turned:
         if self._store is not None and (
             results := [
@@ -262,14 +273,7 @@ class MemoryBroker:
                 self._sent[transport.worker] = once.said
             put_off: dict[str, float] = {}
             started = [self._start(start, now, deadline, put_off) for start in turn.start]
-            deliveries = []
-            runs_left = turn.run
-            for message in self._take(transport.queues, turn.claim):
-                tag = transport.next_tag()
-                running = runs_left > 0 and not may_have_run(message.raw)
-                runs_left -= running
-                self._held[tag] = _Held(message=message, holder=transport, running=running, deadline=deadline)
-                deliveries.append(Delivery(tag, message.queue, message.raw, running))
+            deliveries = self._claim(transport, turn.claim, turn.run, deadline)
             watches = self._woken()
         for watch in watches:
             watch.fire()
@@ -334,10 +338,12 @@ class MemoryBroker:
         return min(etas, default=None)
 
     def _woken(self) -> list["MemoryWatch"]:
-        """Return, and disarm, the armed watches for which a message is ready."""
-        woken = [watch for watch in self._watches if watch.armed and self._any_ready(watch.queues)]
-        for watch in woken:
-            watch.armed = False
+        """Return, and disarm, the armed watches for which a message is ready, with what they may claim."""
+        woken = []
+        for watch in self._watches:
+            if watch.armed and self._any_ready(watch.transport.queues):
+                watch.come(self._clock())
+                woken.append(watch)
         return woken
 
     def _any_ready(self, queues: Sequence[str]) -> bool:
@@ -362,26 +368,48 @@ class MemoryBroker:
 class MemoryWatch:
     """See `muster.transports.base.Watch`. `notify` is called in the thread that publishes, or that arms."""
 
-    def __init__(self, broker: MemoryBroker, queues: Sequence[str], notify: Callable[[], None]) -> None:
-        self.queues = queues
+    def __init__(
+        self, broker: MemoryBroker, transport: "MemoryTransport", notify: Callable[[], None]
+    ) -> None:
+        self.transport = transport
         self.armed = False
+        self.allowed = 0
         self._broker = broker
+        self._seen = Seen()
         self.fire = notify
 
-    def arm(self) -> None:
-        """Ask for one notification."""
+    def arm(self, claim: int = 0) -> None:
+        """Ask for one notification, and allow a claim."""
         with self._broker._lock:
-            self.armed = not self._broker._any_ready(self.queues)
-            fire = not self.armed
+            self.armed = True
+            self.allowed = claim
+            if self in self._broker._watches:  # who has waited longest is served first
+                self._broker._watches.remove(self)
+                self._broker._watches.append(self)
+            fire = self in self._broker._woken()
         if fire:
             self.fire()
+
+    def come(self, now: float) -> None:
+        """Note that a message is there, and claim what is allowed. The broker calls it, holding its lock."""
+        limit, self.allowed, self.armed = self.allowed, 0, False
+        claimed = self._broker._claim(self.transport, limit, limit, now + self.transport.lease_seconds)
+        self._seen = Seen(come=len(claimed) == limit, deliveries=[*self._seen.deliveries, *claimed], now=now)
 
     def fileno(self) -> None:
         """Return nothing: `notify` is called."""
 
-    def look(self) -> bool:
-        """Say no: `notify` is called."""
-        return False
+    def look(self) -> Seen:
+        """Return what has come."""
+        with self._broker._lock:
+            seen, self._seen = self._seen, Seen()
+        return seen
+
+    def recall(self) -> Seen:
+        """Take back what `arm` has allowed, and return what has come."""
+        with self._broker._lock:
+            self.armed, self.allowed = False, 0
+            return self.look()
 
     def close(self) -> None:
         """Stop waiting."""
@@ -427,7 +455,7 @@ class MemoryTransport:
 
     def watch(self, notify: Callable[[], None]) -> MemoryWatch:
         """Return an unarmed watch over the queues."""
-        watch = MemoryWatch(self._broker, self.queues, notify)
+        watch = MemoryWatch(self._broker, self, notify)
         with self._broker._lock:
             self._broker._watches.append(watch)
         self._watches.append(watch)

@@ -1,16 +1,15 @@
 """The Redis transport: Celery's queues, with claims that cannot be lost.
 
 Every change is one Lua script (`lua/`), so a message is always in exactly one place. The loop's calls go
-over one connection; each list that is watched has one more, because a wait blocks it. Needs Redis 6.2.
+over one connection; each list that is watched (`redis_watch`) has one more. Needs Redis 6.2.
 
-Facts that shaped it: `BLMOVE q q RIGHT RIGHT` waits for a message and takes none. Scores of Celery's
+Facts that shaped it: scores of Celery's
 `unacked_index` are times of claims, so renewing ours keeps Celery's workers from restoring them, and a
 score in the future lets a message wait for its ETA.
 """
 
 import hashlib
 import os
-import selectors
 import threading
 import time
 import uuid
@@ -23,7 +22,7 @@ import redis
 
 from muster.core.age import Age, Track, age, follow, greatest
 from muster.core.effects import Publication, StoredResult
-from muster.redis_client import SOCKET_TIMEOUT_SECONDS, new_client, outage, place_of
+from muster.redis_client import new_client, outage, place_of
 from muster.settings.environment import DeadLetter
 from muster.transports.base import (
     Delivery,
@@ -37,11 +36,10 @@ from muster.transports.base import (
     Turned,
     Verdict,
 )
+from muster.transports.redis_watch import Claim, RedisWatch
 from muster.wire.keys import PRIORITY_STEPS, RedisKeys, priority_step
 from muster.wire.lua import fragment
 
-WAIT_SECONDS: Final = 5.0
-"""How long one blocking wait lasts: an idle queue costs a command each time."""
 SELDOM_SECONDS: Final = 60.0
 """How often the claims of Celery's workers and the age of dead letters are looked at."""
 RESTED_SECONDS: Final = 1.0
@@ -155,6 +153,15 @@ class Server:
             except BaseException:  # interrupted between the two, its answer would be taken for the next one's
                 connection.disconnect()
                 raise
+
+    def text(self, name: str, *fragments: str) -> str:
+        """Return the text of one of our scripts."""
+        return self._script(name, *fragments)[0]
+
+    def command(self, name: str, args: Any, *fragments: str) -> tuple[Any, ...]:
+        """Return the command that runs one of our scripts, if the server has it."""
+        _, sha = self._script(name, *fragments)
+        return ("EVALSHA", sha, 0, *self._argv(args))
 
     def run(self, name: str, args: Any, *fragments: str) -> Any:
         """Run one of our scripts."""
@@ -280,7 +287,38 @@ class RedisTransport:
     def turn(self, turn: Turn) -> Turned:
         """Carry out settlements and sendings, then starts, then the claim, in one script."""
         claim = min(turn.claim, MAX_CLAIM)
-        args = (
+        args = self._turn_args(turn, claim)
+        with outage(self._server.place):
+            reply = self._server.run("turn", args, fragment("result"))
+        first = self._next
+        # claims whose answer got lost may have used numbers too: never use one twice
+        self._next += claim
+        return Turned(
+            settled=[bit == 49 for bit in reply[1]],
+            started=[bit == 49 for bit in reply[2]],
+            put_off={tag.decode(): float(until) for tag, until in zip(*[iter(reply[3])] * 2, strict=True)},
+            deliveries=self._deliveries(reply, first),
+            now=float(reply[0]),
+        )
+
+    def before_claims(self) -> tuple[Any, ...]:
+        """Return the command that gives the server the script."""
+        return ("SCRIPT", "LOAD", self._server.text("turn", fragment("result")))
+
+    def claim_later(self, limit: int) -> Claim:
+        """Return a claim for `RedisWatch`: a turn of nothing else."""
+        limit = min(limit, MAX_CLAIM)
+        command = self._server.command("turn", self._turn_args(Turn(run=limit), limit), fragment("result"))
+        first = self._next
+        self._next += limit
+        return Claim(limit, first, command)
+
+    def claimed(self, claim: Claim, reply: Any) -> tuple[list[Delivery], float]:
+        """Return what its answer brought, and when it was claimed."""
+        return self._deliveries(reply, claim.first), float(reply[0])
+
+    def _turn_args(self, turn: Turn, claim: int) -> tuple[Any, ...]:
+        return (
             [self._settlement(settlement) for settlement in turn.settle],
             [_start_args(start) for start in turn.start],
             claim,
@@ -295,11 +333,8 @@ class RedisTransport:
             ],
             [self._result(stored) for stored in turn.store],
         )
-        with outage(self._server.place):
-            reply = self._server.run("turn", args, fragment("result"))
-        first = self._next
-        # claims whose answer got lost may have used numbers too: never use one twice
-        self._next += claim
+
+    def _deliveries(self, reply: Any, first: int) -> list[Delivery]:
         deliveries = []
         for position in range(4, len(reply), 3):
             index, step, raw = reply[position : position + 3]
@@ -307,13 +342,7 @@ class RedisTransport:
             tag = f"muster:{step.decode()}:{self._worker}:{first + (position - 4) // 3}"
             deliveries.append(Delivery(tag, queue, raw, index > 0))
             self._watch_step(queue, step)
-        return Turned(
-            settled=[bit == 49 for bit in reply[1]],
-            started=[bit == 49 for bit in reply[2]],
-            put_off={tag.decode(): float(until) for tag, until in zip(*[iter(reply[3])] * 2, strict=True)},
-            deliveries=deliveries,
-            now=float(reply[0]),
-        )
+        return deliveries
 
     def _watch_step(self, queue: str, step: bytes) -> None:
         """Watch a priority's list from its first message on: most are never used, and each costs a wait."""
@@ -411,9 +440,10 @@ class RedisTransport:
         oldest = [int(max(0.0, now - place.max_age) * 1000) for place in self._dead.values()]
         self._server.call("EVAL", _END_DEAD_LETTERS, len(keys), *keys, *oldest)
 
-    def watch(self, notify: Callable[[], None]) -> "RedisWatch":  # noqa: ARG002 - its caller looks
+    def watch(self, notify: Callable[[], None]) -> RedisWatch:  # noqa: ARG002 - its caller looks
         """Return a watch over the base lists; a priority list joins when it has once been used."""
-        self._watch = RedisWatch(self._server)
+        connections = self._server.client.connection_pool
+        self._watch = RedisWatch(connections.make_connection, self._server.call, self)
         for queue in self._queues:
             self._watch.add(self._server.keys.queue(queue))
         return self._watch
@@ -423,96 +453,6 @@ class RedisTransport:
         if self._watch is not None:
             self._watch.close()
         self._server.close()
-
-
-class _List:
-    """One list that is watched, on a connection of its own, on which a question is open most of the time."""
-
-    def __init__(self, key: str, connection: Any) -> None:
-        self.key = key
-        self.connection = connection
-        self.socket: Any = None
-        """What the selector knows of the connection; None while there is none."""
-        self.asked_at: float | None = None
-
-
-class RedisWatch:
-    """Waits on all lists at once, beside whatever else its caller waits for; no wait takes a message.
-
-    Without a thread: to change to the loop's would cost a tenth of the time from a message to its start. What
-    cannot be asked is left to the next `look`; meanwhile a tick tells whether a message waits.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._lists: dict[str, _List] = {}
-        self._selector = selectors.DefaultSelector()
-        self._armed = self._come = False
-
-    def fileno(self) -> int | None:
-        """Return the selector's own descriptor: readable when any list has an answer."""
-        return self._selector.fileno()
-
-    def add(self, key: str) -> None:
-        """Watch one more list."""
-        if key not in self._lists:
-            self._lists[key] = _List(key, self._server.client.connection_pool.make_connection())
-            if self._armed:
-                self.arm()
-
-    def arm(self) -> None:
-        """Ask for one notification."""
-        self._armed = True
-        for each in self._lists.values():
-            if each.asked_at is None:
-                self._ask(each)
-
-    def look(self) -> bool:
-        """Read the answers, and ask anew. Returns whether a message has come since it was armed."""
-        for ready, _ in self._selector.select(0):
-            self._read(ready.data)
-        silent_since = time.monotonic() - WAIT_SECONDS - SOCKET_TIMEOUT_SECONDS
-        for each in self._lists.values():
-            if each.asked_at is not None and each.asked_at < silent_since:
-                self._drop(each)  # the server is gone without a word
-        if self._armed:
-            self.arm()
-        come, self._come = self._come, False
-        return come
-
-    def close(self) -> None:
-        """Stop waiting: open questions end with their connections."""
-        for each in self._lists.values():
-            self._drop(each)
-        self._selector.close()
-
-    def _ask(self, each: _List) -> None:
-        connection = each.connection
-        try:
-            connection.send_command("BLMOVE", each.key, each.key, "RIGHT", "RIGHT", WAIT_SECONDS)
-        except (redis.RedisError, OSError):
-            self._drop(each)
-            return
-        each.asked_at = time.monotonic()
-        if each.socket is None:
-            each.socket = connection._sock  # noqa: SLF001 - kombu waits on it as well; there is no other name
-            self._selector.register(each.socket, selectors.EVENT_READ, each)
-
-    def _read(self, each: _List) -> None:
-        try:
-            message = each.connection.read_response()
-        except (redis.RedisError, OSError):
-            self._drop(each)
-            return
-        each.asked_at = None
-        if message is not None and self._armed:
-            self._armed, self._come = False, True
-
-    def _drop(self, each: _List) -> None:
-        if each.socket is not None:
-            self._selector.unregister(each.socket)
-        each.socket = each.asked_at = None
-        each.connection.disconnect()
 
 
 class RedisPublisher:

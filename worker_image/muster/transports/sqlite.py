@@ -26,6 +26,7 @@ from muster.settings.environment import DeadLetter
 from muster.transports.base import (
     Delivery,
     QueueDepth,
+    Seen,
     ServerFacts,
     Settlement,
     Start,
@@ -387,18 +388,21 @@ class SQLiteWatch:
     `FIRST_LOOK_SECONDS`, then ever more seldom down to one in `LAST_LOOK_SECONDS`.
     """
 
+    allowed = 0
+
     def __init__(self, database: Database, queues: Sequence[str], notify: Callable[[], None]) -> None:
         self._database = database
         self._queues = queues
         self._notify = notify
         self._changed = threading.Condition()
         self._armed = False
+        self._come = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="watch SQLite", daemon=True)
         self._thread.start()
 
-    def arm(self) -> None:
-        """Ask for one notification."""
+    def arm(self, claim: int = 0) -> None:  # noqa: ARG002 - nothing is far away here
+        """Ask for one notification; nothing is claimed."""
         with self._changed:
             self._armed = True
             self._changed.notify_all()
@@ -406,9 +410,15 @@ class SQLiteWatch:
     def fileno(self) -> None:
         """Return nothing: `notify` is called."""
 
-    def look(self) -> bool:
-        """Say no: `notify` is called."""
-        return False
+    def look(self) -> Seen:
+        """Return whether a message has come."""
+        with self._changed:
+            come, self._come = self._come, False
+        return Seen(come=come)
+
+    def recall(self) -> Seen:
+        """Return whether a message has come: nothing was allowed."""
+        return self.look()
 
     def close(self) -> None:
         """Stop waiting; when this returns nothing is notified any more."""
@@ -426,6 +436,7 @@ class SQLiteWatch:
                 break
             with self._changed:
                 fire, self._armed = self._armed and not self._closed, False
+                self._come = self._come or fire
             if fire:
                 self._notify()
         self._database.close()

@@ -34,7 +34,17 @@ from muster.core.settlement import after_loss, after_run
 from muster.errors import BrokerUnavailable
 from muster.pools.base import Job, Lost, Outcome, Pool, Publish, Returned, Started
 from muster.results.base import ResultStore
-from muster.transports.base import Delivery, Sending, Settlement, Start, Tick, Transport, Turn, Verdict
+from muster.transports.base import (
+    Delivery,
+    Seen,
+    Sending,
+    Settlement,
+    Start,
+    Tick,
+    Transport,
+    Turn,
+    Verdict,
+)
 from muster.wire import control
 from muster.wire.errors import MalformedMessage
 from muster.wire.message import Peek, identify, peek
@@ -141,6 +151,8 @@ class WorkerLoop:
         """What is done; with a result that has to be stored before."""
         self._settling: list[Settlement] = []
         """The same with its result stored: said in each turn until the broker has answered."""
+        self._unanswered = 0
+        """How many of them, from the first, were said in a turn whose answer got lost."""
         self._asked: list[_Asked] = []
         self._life = uuid.uuid4().hex
         """Makes our tokens different from those of all others."""
@@ -295,7 +307,7 @@ class WorkerLoop:
             until = min(until, self._leave_by)
         ready = self._selector.select(max(0.0, until - now))
         if any(key.data is self._watch for key, _ in ready):
-            self._notified = self._watch.look() or self._notified
+            self._notified = True
         if self._woken:
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(64)
@@ -309,7 +321,7 @@ class WorkerLoop:
         self.last_pass = now = self._clock()
         if self._notified:
             self._notified = False
-            self._hungry = True
+            self._look()
         self._collect(now)
         if self._drain_asked and not self.draining:
             self._enter_drain()
@@ -404,6 +416,8 @@ class WorkerLoop:
     # housekeeping
 
     def _tick(self, now: float) -> None:
+        if self._reconcile:
+            self._take(self._watch.recall())  # what it has claimed is no answer that got lost
         renew: list[tuple[str, str]] = []
         if now >= self._renew_at or self._reconcile:
             renew = [
@@ -440,7 +454,9 @@ class WorkerLoop:
             del self._revoked[next(iter(self._revoked))]
         if ticked.revoked:
             self._revoked_after = ticked.now
-        self._hungry = self._watch.look() or self._hungry or ticked.ready
+        self._ahead = ticked.now - self._clock()
+        self._hungry = self._hungry or ticked.ready
+        self._look()
         if ticked.gone:
             self._leases_gone(frozenset(ticked.gone))
         for command in ticked.commands:
@@ -505,6 +521,46 @@ class WorkerLoop:
 
     # turns
 
+    def _look(self) -> None:
+        seen = self._watch.look()
+        self._take(seen)
+        if seen.deliveries and not seen.come:
+            self._watch.arm(self._idle_slots())
+
+    def _take(self, seen: Seen) -> None:
+        """Take over what the watch has seen, and claimed."""
+        self._hungry = self._hungry or seen.come
+        self._reconcile = self._reconcile or seen.lost
+        if not seen.deliveries:
+            return
+        now = self._clock() + self._ahead
+        late = now - seen.now > self._settings.lease_seconds / 3
+        jobs = []
+        for delivery in seen.deliveries:
+            if self.draining:
+                self._settle.append(
+                    Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.RETURN)
+                )
+            # one that waited for us (we were stopped) may be somebody else's by now: its start is asked for
+            elif job := self._admit(
+                msgspec.structs.replace(delivery, running=False) if late else delivery, now
+            ):
+                jobs.append(job)
+        room = self._pool.room(1)
+        if jobs:
+            self._submit(jobs[:room])
+            self._given_back.extend(jobs[room:])
+
+    def _coming(self) -> int:
+        """Return how many messages in our hands the pool has yet to get."""
+        return len(self._waiting) + len(self._acking) + len(self._given_back)
+
+    def _idle_slots(self) -> int:
+        """Return how many messages may be claimed while we wait: one for each slot that has nothing to do."""
+        if self._settings.autoscale is not None or self.draining:
+            return 0
+        return max(0, self._pool.room(1) - self._coming())
+
     def _depth(self) -> int:
         allowed = depth(self._estimate)
         return min(allowed, self._settings.max_depth) if self._settings.max_depth else allowed
@@ -536,9 +592,11 @@ class WorkerLoop:
         claim = 0
         self._store_results()
         consuming = not self.draining and len(self._settle) < MAX_UNSETTLED
+        if self._watch.allowed and (self._hungry or not consuming):
+            self._take(self._watch.recall())
+            self._hungry = True
         if consuming and self._hungry:
-            coming = len(self._waiting) + len(self._acking) + len(self._given_back)
-            claim = max(0, self._room(self._depth()) - coming)
+            claim = max(0, self._room(self._depth()) - self._coming())
         starting = self._to_start()
         early = [number for number in self._acking if number in self._held]
         begun = self._begun if self._results is None else []
@@ -564,6 +622,7 @@ class WorkerLoop:
         except BrokerUnavailable:
             self._waiting.extendleft(reversed(starts))
             self._acking = early
+            self._unanswered = len(self._settling)
             raise
         self._acking = []
         if begun:
@@ -605,7 +664,7 @@ class WorkerLoop:
         if claim:
             if len(turned.deliveries) < claim:
                 self._hungry = False
-                self._watch.arm()
+                self._watch.arm(self._idle_slots())
             return bool(self._settle or self._waiting)
         return again
 
@@ -677,16 +736,20 @@ class WorkerLoop:
         return True
 
     def _settled(self, bits: Sequence[bool]) -> None:
-        for settlement, ours in zip(self._settling, bits, strict=False):
+        for number, (settlement, ours) in enumerate(zip(self._settling, bits, strict=False)):
             if not ours:
                 logger.warning(
-                    "a message of queue %s was no longer ours when it was done (%s): its lease had ended",
+                    "a message of queue %s was no longer ours when it was done (%s): %s",
                     settlement.queue,
                     settlement.tag,
+                    "said before, whose answer got lost, or its lease had ended and it runs again"
+                    if number < self._unanswered
+                    else "its lease had ended, and it runs again",
                 )
             elif settlement.verdict is Verdict.DEAD:
                 self.tally.buried(settlement.queue, settlement.reason)
         self._settling = []
+        self._unanswered = 0
 
     def _answer(self, error: str) -> None:
         """Let the tasks go on that asked to publish; after an `error` it is not tried again."""
@@ -897,6 +960,7 @@ class WorkerLoop:
     def _enter_drain(self) -> None:
         self.draining = True
         self._report_at = self._tick_at = 0.0
+        self._take(self._watch.recall())
         self._pool.recall()
         for number in [*self._waiting, *(job.number for job in self._given_back)]:
             self._give_back(number)

@@ -253,6 +253,19 @@ class Scaled(Fleet):
         return decode_report(raw)
 
 
+class TwoSlots(Fleet):
+    """Workers with two slots each, for tasks that take a second or nearly nothing."""
+
+    class TwoSlotPool(SlotPool):
+        slots = 2
+
+        def __init__(self, clock):
+            super().__init__(clock)
+            self.takes = {"long": 1.0, "quick": 0.01}
+
+    make_pool = TwoSlotPool
+
+
 @pytest.fixture
 def fleet(caplog):
     made = []
@@ -344,11 +357,11 @@ def test_a_limited_task_taken_from_behind_a_long_one_asks_again(fleet):
     [pool] = world.pools.values()
     taken = []
     pool.submit = taken.extend
+    pool.room = lambda _depth: 1 - len(taken)
     world.publish("limited", 1)
     world.run(0.01)
     [job] = taken
     pool.events.append(Returned(job.number))
-    pool.room = lambda _depth: 0
     world.run(0.01)
     depth = world.broker.observer().depths(["mail"], horizon_seconds=0)["mail"]
     assert (depth.ready, depth.claimed, depth.running) == (1, 0, 0)
@@ -468,6 +481,7 @@ def test_an_early_ack_that_came_too_late_leaves_the_task_to_others(fleet, caplog
     world = fleet("one", "two", early={"acks_late": False})
     one, two = world.loops
     world.loops = [one]
+    world.pools["one"].slots = 1  # with a second one it would have asked for the next message
     world.lines["one"].unheard = acks_early
     world.publish("early", 1)
     world.run(0.05)
@@ -655,6 +669,7 @@ def test_what_was_left_to_somebody_else_is_no_dead_letter(fleet):
     [pool] = world.pools.values()
     jobs = []
     pool.submit = jobs.extend
+    pool.room = lambda _depth: 1 - len(jobs)  # with a second slot it would have asked for the next message
     world.publish("refused", 1)
     world.run(0.01)
     other = world.broker.transport(queues=["mail"], worker="two", pool="pool", lease_seconds=30)
@@ -665,3 +680,124 @@ def test_what_was_left_to_somebody_else_is_no_dead_letter(fleet):
     world.run(0.01)
     [loop] = world.loops
     assert (loop.tally.dead, world.broker.dead("mail.dead")) == ({}, [])
+
+
+# -- what is claimed while it waits
+
+
+def test_an_idle_worker_needs_no_turn_to_get_a_message(fleet):
+    """It is claimed behind the wait: between its coming and its start the broker is asked for nothing."""
+    world = fleet("one", quick={})
+    world.run(0.05)
+    asked = []
+    world.lines["one"].unheard = lambda one: isinstance(one, Turn) and asked.append(one)
+    world.publish("quick", 1)
+    world.loops[0].step()
+    assert len(world.starts("quick")) == 1
+    world.run(0.1)
+    assert world.tally("quick")["succeeded"] == 1
+    assert [turn.claim for turn in asked if turn.settle] == [0]
+
+
+def test_it_claims_for_idle_slots_only(fleet):
+    """Two slots, one of them busy: of three messages that come one is taken, the others wait for a slot."""
+    world = fleet("one", kind=TwoSlots, long={}, quick={})
+    world.publish("long", 1)
+    world.run(0.05)
+    world.publish("quick", 3)
+    depth = world.broker.observer().depths(["mail"], horizon_seconds=0)["mail"]
+    assert (depth.ready, depth.running) == (2, 2)
+    world.run(3)
+    assert world.tally("quick")["succeeded"] == 3
+
+
+def test_a_worker_that_drains_claims_nothing_that_comes_later(fleet):
+    """What it had allowed is taken back; the message is left to others."""
+    world = fleet("one", quick={})
+    [one] = world.loops
+    world.run(0.05)
+    one.drain()
+    world.run(0.05)
+    world.publish("quick", 1)
+    world.run(0.05)
+    assert world.starts("quick") == []
+    assert world.broker.observer().depths(["mail"], horizon_seconds=0)["mail"].ready == 1
+
+
+def test_what_comes_while_it_is_told_to_drain_goes_back(fleet):
+    """Claimed, and not seen yet: no attempt is counted, and the next worker has it at once."""
+    world = fleet("one", "two", quick={})
+    one, two = world.loops
+    world.loops = [one]
+    world.run(0.05)
+    world.publish("quick", 1)
+    one._notified = False  # the word of it is still on its way
+    one.drain()
+    world.run(0.05)
+    assert world.pools["one"].started == []
+    world.loops = [one, two]
+    world.run(0.05)
+    assert len(world.pools["two"].started) == 1
+    assert world.broker.observer().extra_runs() == {}
+
+
+def test_a_worker_that_was_stopped_starts_nothing_that_is_not_its_own_any_more(fleet):
+    """A message was claimed for it while it stood still, its lease ended and another worker has run it."""
+    world = fleet("one", "two", quick={})
+    one, two = world.loops
+    world.loops = [one]
+    world.run(0.05)
+    world.publish("quick", 1)
+    world.loops = [two]
+    world.clock.now += 31
+    world.run(2)
+    assert len(world.pools["two"].started) == 1
+    world.loops = [one, two]
+    world.run(2)
+    assert world.pools["one"].started == []
+    assert world.tally("quick")["succeeded"] == 1
+
+
+def test_a_worker_that_was_stopped_for_less_than_its_lease_starts_what_it_got(fleet):
+    """The broker says that it is still ours."""
+    world = fleet("one", quick={})
+    world.run(0.05)
+    world.publish("quick", 1)
+    world.clock.now += 15
+    world.run(0.05)
+    assert len(world.starts("quick")) == 1
+    assert world.tally("quick") == {"succeeded": 1, "rate_limited": 0, "lost": 0}
+
+
+def test_an_end_that_is_said_again_is_not_taken_for_a_lost_lease(fleet, caplog):
+    """Its first answer got lost: the message went the first time, and the log leaves that open."""
+    world = fleet("one", quick={})
+    line = world.lines["one"]
+    world.run(0.05)
+    line.unanswered = lambda asked: isinstance(asked, Turn) and bool(asked.settle)
+    world.publish("quick", 1)
+    world.run(0.05)
+    line.unanswered = nothing
+    world.run(6)
+    assert "said before, whose answer got lost, or its lease" in caplog.text
+    assert len(world.starts("quick")) == 1
+
+
+def test_an_end_after_its_lease_says_that_it_runs_again(fleet, caplog):
+    """The worker was stopped for longer than its lease, while its task was done."""
+    world = fleet("one", "two", quick={})
+    one, two = world.loops
+    world.loops = [one]
+    world.pools["one"].room = lambda _depth: 1
+    world.publish("quick", 1)
+    world.loops = [one]
+    world.lines["one"].unheard = lambda asked: isinstance(asked, Turn) and bool(asked.settle)
+    world.run(0.01)
+    world.lines["one"].unheard = nothing
+    world.loops = [two]
+    world.clock.now += 31
+    world.run(2)
+    world.loops = [one, two]
+    world.run(6)
+    assert len(world.starts("quick")) == 2
+    assert "no longer ours when it was done" in caplog.text
