@@ -16,41 +16,33 @@ import socket
 import sys
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from muster import exceptions
-from muster.core.admission import Admission, Bury, Defer, Discard, Run, admit, limits
 from muster.core.autoscale import Size, resize, slots_needed
 from muster.core.effects import StoredResult
 from muster.core.outage import Outage, after_failure, lasted, sentence
 from muster.core.policy import Policy
-from muster.core.prefetch import depth, estimate
-from muster.core.rate import Pace, ask_beside_others
-from muster.core.settlement import after_loss, after_run
+from muster.core.prefetch import depth
 from muster.errors import BrokerUnavailable
 from muster.pools.base import Job, Lost, Outcome, Pool, Publish, Returned, Started
 from muster.results.base import ResultStore
 from muster.transports.base import (
-    Delivery,
     Seen,
     Sending,
     Settlement,
-    Start,
     Tick,
     Transport,
     Turn,
     Verdict,
 )
 from muster.wire import control
-from muster.wire.errors import MalformedMessage
-from muster.wire.message import Peek, identify, peek
 from muster.wire.report import WorkerReport
 from muster.wire.report import encode as encode_report
-from muster.worker.outcomes import Results, log, task_logger
+from muster.worker.hands import Hands
+from muster.worker.outcomes import Results
 from muster.worker.report import is_news, make_report
 from muster.worker.settings import LoopSettings
 from muster.worker.tally import Tally
@@ -70,24 +62,8 @@ BEHIND_SECONDS: Final = 0.02
 """So soon after a job was handed over the pool looks whether its slot gets on with what it holds."""
 MAX_UNSETTLED: Final = 2000
 """Claims stop when the results of so many tasks wait for the result store."""
-MAX_REVOKED: Final = 50_000
 EXIT_CODES: Final = {"ColdShutdown": 130, "DrainTimeout": 124}
 """Why running tasks were given up → how the process ends."""
-
-
-class _Held(msgspec.Struct):
-    """A message in our hands."""
-
-    delivery: Delivery
-    message: Peek
-    policy: Policy
-    job: Job
-    acked: bool = False
-    """Acknowledged before its start (early ack)."""
-    gone: bool = False
-    """Its lease has ended, and that was said."""
-    paced: bool = False
-    """The broker has counted it for the rate of all workers."""
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -129,41 +105,30 @@ class WorkerLoop:
         self._pool = pool
         self._policies = policies
         self._results = results
-        self._left = Results(
-            kept=stores_results,
-            policies=policies,
-            default_policy=default_policy,
-            expires_seconds=settings.result_expires_seconds,
-        )
         self.tally = tally
-
-        self._held: dict[int, _Held] = {}
-        self._waiting: deque[int] = deque()
-        """Held, not yet down as running (or not yet acked, for early acks)."""
-        self._acking: list[int] = []
-        """Held, asked for their early ack and not answered: it may have been carried out, so that nobody else
-        has the message, and it is asked for in each turn until the broker says."""
-        self._given_back: deque[Job] = deque()
-        """Down as running, taken back from behind a long job: to be submitted again."""
-        self._begun: list[StoredResult] = []
-        """To be stored of tasks that have started."""
-        self._settle: list[Settlement] = []
-        """What is done; with a result that has to be stored before."""
+        self._hands = Hands(
+            settings,
+            policies=policies,
+            results=Results(
+                kept=stores_results,
+                policies=policies,
+                default_policy=default_policy,
+                expires_seconds=settings.result_expires_seconds,
+            ),
+            tally=tally,
+            put_off=self._due_in,
+        )
         self._settling: list[Settlement] = []
-        """The same with its result stored: said in each turn until the broker has answered."""
+        """What is done and has its result stored: said in each turn until the broker has answered."""
         self._unanswered = 0
         """How many of them, from the first, were said in a turn whose answer got lost."""
         self._asked: list[_Asked] = []
         self._life = uuid.uuid4().hex
         """Makes our tokens different from those of all others."""
-        self._next_number = 1
-        self._estimate: float | None = None
+        self._next_token = 1
         self._hungry = True
         self._size: Size | None = None
         """The size of a pool with bounds, once it was looked at."""
-        self._paces: dict[str, Pace] = {}
-        """Task → how far its rate in this worker is used up."""
-        self._revoked: dict[str, None] = {}
         self._revoked_after = 0.0
 
         self._ahead = 0.0
@@ -241,7 +206,7 @@ class WorkerLoop:
     @property
     def idle(self) -> bool:
         """Whether it has nothing in hand, and nothing to tell the broker."""
-        return not (self._held or self._settle or self._settling or self._asked)
+        return not (self._hands.held or self._hands.settle or self._settling or self._asked)
 
     @property
     def slots(self) -> int:
@@ -331,9 +296,10 @@ class WorkerLoop:
             self._check_at = now + self._pool.check()
             self._busy = len(self._pool.running())
             self._autoscale()
-        if self._given_back and not self.draining:
+        if self._hands.given_back and not self.draining:
+            again = self._hands.given_back
             room = self._pool.room(self._depth())
-            self._submit([self._given_back.popleft() for _ in range(min(room, len(self._given_back)))])
+            self._submit([again.popleft() for _ in range(min(room, len(again)))])
         if now >= self._retry_at:
             self._exchange()
         if self._asked and self._asked[0].since + PUBLISH_PATIENCE_SECONDS < now:
@@ -360,17 +326,18 @@ class WorkerLoop:
         for event in self._pool.collect():
             match event:
                 case Outcome():
-                    self._finished(event)
+                    self._hands.finished(event)
                 case Lost():
-                    self._lost(event)
+                    self._hands.lost(event)
                 case Returned():
-                    self._returned(event.number)
+                    if job := self._hands.returned(event.number, draining=self.draining):
+                        self._pool.submit([job])
                 case Publish():
-                    token = f"{self._life}:{self._next_number}"
-                    self._next_number += 1
+                    token = f"{self._life}:{self._next_token}"
+                    self._next_token += 1
                     self._asked.append(_Asked(event.token, now, Sending(token, event.publications)))
                 case Started():
-                    self._started(event)
+                    self._hands.started(event)
 
     def _outage(self, error: BrokerUnavailable) -> None:
         if not (self._settings.retry_on_startup or self._was_connected):
@@ -378,7 +345,8 @@ class WorkerLoop:
         now = self._clock()
         self._away, warns = after_failure(self._away, now, self._dice())
         if warns:
-            meanwhile = f"{len(self._held)} tasks go on" if self._held else "no task is running here"
+            held = len(self._hands.held)
+            meanwhile = f"{held} tasks go on" if held else "no task is running here"
             logger.warning("the broker: %s", sentence(error, self._away, now, meanwhile=meanwhile))
         self._retry_at = self._away.retry_at
         self.connected = False
@@ -420,11 +388,9 @@ class WorkerLoop:
             self._take(self._watch.recall())  # what it has claimed is no answer that got lost
         renew: list[tuple[str, str]] = []
         if now >= self._renew_at or self._reconcile:
-            renew = [
-                (h.delivery.queue, h.delivery.tag) for h in self._held.values() if not (h.acked or h.gone)
-            ]
+            renew = self._hands.leases()
             # what is done and waits to be settled is ours as well
-            done = (*self._settle, *self._settling)
+            done = (*self._hands.settle, *self._settling)
             renew += [(s.queue, s.tag) for s in done if s.verdict is not Verdict.ACKED]
         report = self._make_report(now)
         ticked = self._transport.tick(
@@ -448,41 +414,16 @@ class WorkerLoop:
             self._eta_at = None
         else:
             self._eta_at = now + max(ETA_SECONDS, ticked.next_eta - ticked.now)
-        for task_id in ticked.revoked:
-            self._revoked[task_id] = None
-        while len(self._revoked) > MAX_REVOKED:
-            del self._revoked[next(iter(self._revoked))]
         if ticked.revoked:
+            self._hands.revoke(list(ticked.revoked))
             self._revoked_after = ticked.now
         self._ahead = ticked.now - self._clock()
         self._hungry = self._hungry or ticked.ready
         self._look()
         if ticked.gone:
-            self._leases_gone(frozenset(ticked.gone))
+            self._hands.leases_gone(frozenset(ticked.gone))
         for command in ticked.commands:
             self._obey(command)
-
-    def _leases_gone(self, tags: frozenset[str]) -> None:
-        for number, held in list(self._held.items()):
-            if held.delivery.tag not in tags or number in self._acking:  # our own ack may have taken it away
-                continue
-            if number in self._waiting:
-                self._waiting.remove(number)
-                self._left_to_others(self._held.pop(number))
-            else:
-                held.gone = True
-                logger.warning(
-                    "the lease of %s[%s] ended before it could be renewed: it will run again",
-                    held.message.task,
-                    held.message.id,
-                )
-
-    def _left_to_others(self, held: _Held) -> None:
-        logger.warning(
-            "the lease of %s[%s] ended before it started here: it is left to whoever takes it next",
-            held.message.task,
-            held.message.id,
-        )
 
     def _obey(self, command: bytes) -> None:
         try:
@@ -513,7 +454,7 @@ class WorkerLoop:
             self.tally,
             running,
             slots=self.slots,
-            held=len(self._held),
+            held=len(self._hands.held),
             draining=self.draining,
             drained=drained,
             leaving=self._leave_asked,
@@ -538,31 +479,25 @@ class WorkerLoop:
         jobs = []
         for delivery in seen.deliveries:
             if self.draining:
-                self._settle.append(
-                    Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.RETURN)
-                )
+                self._hands.refuse(delivery)
             # one that waited for us (we were stopped) may be somebody else's by now: its start is asked for
-            elif job := self._admit(
+            elif job := self._hands.admit(
                 msgspec.structs.replace(delivery, running=False) if late else delivery, now
             ):
                 jobs.append(job)
         room = self._pool.room(1)
         if jobs:
             self._submit(jobs[:room])
-            self._given_back.extend(jobs[room:])
-
-    def _coming(self) -> int:
-        """Return how many messages in our hands the pool has yet to get."""
-        return len(self._waiting) + len(self._acking) + len(self._given_back)
+            self._hands.given_back.extend(jobs[room:])
 
     def _idle_slots(self) -> int:
         """Return how many messages may be claimed while we wait: one for each slot that has nothing to do."""
         if self._settings.autoscale is not None or self.draining:
             return 0
-        return max(0, self._pool.room(1) - self._coming())
+        return max(0, self._pool.room(1) - self._hands.coming)
 
     def _depth(self) -> int:
-        allowed = depth(self._estimate)
+        allowed = depth(self._hands.estimate)
         return min(allowed, self._settings.max_depth) if self._settings.max_depth else allowed
 
     def _room(self, depth: int) -> int:
@@ -579,82 +514,82 @@ class WorkerLoop:
         now = self._clock()
         size = self._size or Size(self._pool.slots, now)
         long = sum(run.age_seconds >= BEHIND_SECONDS for run in self._pool.running())
-        needed = slots_needed(len(self._held), long=long, depth=self._depth())
+        needed = slots_needed(len(self._hands.held), long=long, depth=self._depth())
         self._size = resize(size, bounds, needed=needed, now=now)
         if self._size.slots != size.slots:
             logger.info("autoscale: %d slots, %d before", self._size.slots, size.slots)
             self._pool.resize(self._size.slots)
-        if len(self._held) > self._size.slots:  # they share slots, which is wrong as soon as one is long
+        if (
+            len(self._hands.held) > self._size.slots
+        ):  # they share slots, which is wrong as soon as one is long
             self._check_at = min(self._check_at, now + BEHIND_SECONDS)
 
     def _turn(self) -> bool:
         """Have one turn. Returns whether another one right away could bring more."""
+        hands = self._hands
         claim = 0
         self._store_results()
-        consuming = not self.draining and len(self._settle) < MAX_UNSETTLED
+        consuming = not self.draining and len(hands.settle) < MAX_UNSETTLED
         if self._watch.allowed and (self._hungry or not consuming):
             self._take(self._watch.recall())
             self._hungry = True
         if consuming and self._hungry:
-            claim = max(0, self._room(self._depth()) - self._coming())
-        starting = self._to_start()
-        early = [number for number in self._acking if number in self._held]
-        begun = self._begun if self._results is None else []
+            claim = max(0, self._room(self._depth()) - hands.coming)
+        starting = []
+        if hands.waiting and not self.draining:
+            room = self._pool.room(1) - len(hands.acking)
+            starting = hands.to_start(room, self._clock() + self._ahead)
+        early = [number for number in hands.acking if number in hands.held]
+        begun = hands.begun if self._results is None else []
         if not (claim or starting or early or self._settling or self._asked or begun):
             return False
         starts: list[int] = []
         for number in starting:
-            held = self._held[number]
-            asks = held.policy.acks_late or (held.policy.global_rate is not None and not held.paced)
-            (starts if asks else early).append(number)
-        settle = [*self._settling, *(_early_ack(self._held[number]) for number in early)]
+            (starts if hands.held[number].asks else early).append(number)
         try:
             turned = self._transport.turn(
                 Turn(
                     store=begun,
-                    settle=settle,
+                    settle=[*self._settling, *map(hands.early_ack, early)],
                     send=[asked.sending for asked in self._asked],
-                    start=[self._start(self._held[number]) for number in starts],
+                    start=[hands.start(number) for number in starts],
                     claim=claim,
                     run=claim,
                 )
             )
         except BrokerUnavailable:
-            self._waiting.extendleft(reversed(starts))
-            self._acking = early
+            hands.waiting.extendleft(reversed(starts))
+            hands.acking = early
             self._unanswered = len(self._settling)
             raise
-        self._acking = []
+        hands.acking = []
         if begun:
-            self._begun = []
+            hands.begun = []
         self._settled(turned.settled)
         if self._asked:
             self._answer("")
-        submit = []
+        submit: list[Job] = []
         again = False
         now = turned.now
         self._ahead = now - self._clock()
         for number, ours in zip(starts, turned.started, strict=True):
-            held = self._held[number]
-            if not ours:
-                del self._held[number]
-                if held.delivery.tag in turned.put_off:
-                    again = True  # there is room for another
-                    self._put_off(held.delivery, held.message, turned.put_off[held.delivery.tag], now)
-            elif held.policy.acks_late:
-                self._count_extra_run(held)
-                submit.append(held.job)
-            else:  # its rate lets it start: now it is acknowledged
-                held.paced = again = True
-                self._waiting.appendleft(number)
+            tag = hands.held[number].delivery.tag
+            if ours and (job := hands.may_run(number)):
+                submit.append(job)
+            elif ours:  # its rate lets it start: now it is acknowledged
+                again = True
+            elif tag in turned.put_off:
+                again = True  # there is room for another
+                hands.put_off(number, turned.put_off[tag] - now)
+            else:
+                del hands.held[number]
         for number, ours in zip(early, turned.settled[len(turned.settled) - len(early) :], strict=True):
             if ours:
-                self._held[number].acked = True
-                submit.append(self._held[number].job)
+                submit.append(hands.acked(number))
             else:
-                self._left_to_others(self._held.pop(number))
+                hands.leave_to_others(number)
         for delivery in turned.deliveries:
-            job = self._admit(delivery, now)
+            job = hands.admit(delivery, now)
             if job is not None:
                 submit.append(job)
         if turned.deliveries:
@@ -665,33 +600,8 @@ class WorkerLoop:
             if len(turned.deliveries) < claim:
                 self._hungry = False
                 self._watch.arm(self._idle_slots())
-            return bool(self._settle or self._waiting)
+            return bool(hands.settle or hands.waiting)
         return again
-
-    def _to_start(self) -> list[int]:
-        """Return the waiting jobs that the pool has room for, taking them off the list."""
-        if not self._waiting or self.draining:
-            return []
-        room = max(0, min(self._pool.room(1) - len(self._acking), len(self._waiting)))
-        starting = []
-        for number in [self._waiting.popleft() for _ in range(room)]:
-            held = self._held[number]
-            now = self._clock() + self._ahead
-            if held.policy.rate is None or held.paced or self._may_start(held, now):
-                starting.append(number)
-            else:
-                del self._held[number]
-        return starting
-
-    def _may_start(self, held: _Held, now: float) -> bool:
-        """Ask the task's rate in this worker; one that has to wait does so on the broker."""
-        task = held.message.task
-        assert held.policy.rate is not None
-        self._paces[task], until = ask_beside_others(held.policy.rate, self._paces.get(task, _NO_PACE), now)
-        if until:
-            self._defer(held.delivery, until)
-            self._put_off(held.delivery, held.message, until, now)
-        return not until
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         self._pool.submit(jobs)
@@ -702,13 +612,14 @@ class WorkerLoop:
 
     def _store_results(self) -> None:
         """Put results into a store of their own. What has its result there, or has none, can be given up."""
-        done, self._settle = self._settle, []
+        hands = self._hands
+        done, hands.settle = hands.settle, []
         results = [s.result for s in done if s.result is not None]
-        if self._results is not None and (results or self._begun):
-            if self._stored(self._results, [*self._begun, *results], len(results)):
-                self._begun = []
+        if self._results is not None and (results or hands.begun):
+            if self._stored(self._results, [*hands.begun, *results], len(results)):
+                hands.begun = []
             else:
-                self._settle = [s for s in done if s.result is not None]
+                hands.settle = [s for s in done if s.result is not None]
                 done = [s for s in done if s.result is None]
         self._settling += done
 
@@ -751,209 +662,16 @@ class WorkerLoop:
         self._settling = []
         self._unanswered = 0
 
+    def _due_in(self, seconds: float) -> None:
+        """Note that a message which we have put off is due then."""
+        due = max(self._clock() + seconds, self._ticked_at + ETA_SECONDS)
+        self._eta_at = due if self._eta_at is None else min(self._eta_at, due)
+
     def _answer(self, error: str) -> None:
         """Let the tasks go on that asked to publish; after an `error` it is not tried again."""
         tokens = [asked.token for asked in self._asked]
         self._asked = []
         self._pool.published(tokens, error)
-
-    def _start(self, held: _Held) -> Start:
-        extra = ""
-        if held.message.losses:
-            extra = msgspec.json.encode(
-                [held.delivery.queue, held.message.task, held.message.cause or "Unknown"]
-            ).decode()
-        rate = held.policy.global_rate
-        return Start(held.delivery.tag, held.delivery.queue, extra, held.message.task if rate else "", rate)
-
-    def _count_extra_run(self, held: _Held) -> None:
-        if held.message.losses:
-            counts = self.tally.task(held.delivery.queue, held.message.task).extra
-            cause = held.message.cause or "Unknown"
-            counts[cause] = counts.get(cause, 0) + 1
-
-    # decisions on messages
-
-    def _admit(self, delivery: Delivery, now: float) -> Job | None:
-        """Decide on a delivery. Returns the job when it can go to the pool at once."""
-        raw = delivery.raw
-        try:
-            if len(raw) > self._settings.max_message_bytes:
-                raise MalformedMessage(
-                    "OversizeMessage",
-                    f"{len(raw)} bytes; the limit is {self._settings.max_message_bytes}: put the data into "
-                    "a store and send its address",
-                )
-            message = peek(raw)
-        except MalformedMessage as error:
-            self._bury_malformed(delivery, error)
-            return None
-        admission: Admission = admit(
-            message,
-            policy=self._policies.get(message.task),
-            now=now,
-            revoked=self._revoked,
-            delivery_limit=self._settings.delivery_limits.get(delivery.queue, self._settings.delivery_limit),
-        )
-        if type(admission) is Run:
-            number = self._next_number
-            self._next_number += 1
-            policy = admission.policy
-            soft, hard = limits(message, policy)
-            job = Job(number, delivery.queue, raw, soft, hard, admission.alone)
-            held = _Held(delivery, message, policy, job)
-            if delivery.running and policy.acks_late and policy.global_rate is None:
-                if policy.rate is not None and not self._may_start(held, now):
-                    return None
-                self._held[number] = held
-                return job
-            self._held[number] = held
-            self._waiting.append(number)
-        else:
-            self._refuse(delivery, message, admission)
-        return None
-
-    def _refuse(self, delivery: Delivery, message: Peek, admission: Admission) -> None:
-        match admission:
-            case Defer(eta):
-                self._defer(delivery, eta)
-            case Discard(reason, text):
-                self.tally.task(delivery.queue, message.task).expired += 1
-                task_logger.info("%s[%s] is discarded: %s", message.task, message.id, text)
-                result = self._left.of_failure(
-                    message, None, "REVOKED", exceptions.TaskRevokedError(reason.lower())
-                )
-                self._settle.append(
-                    Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.ACK, result=result)
-                )
-            case Bury(reason, text, error):
-                kind = getattr(exceptions, error, exceptions.TaskError)
-                result = self._left.of_failure(message, None, "FAILURE", kind(text))
-                self._bury(delivery, reason, text, message, result)
-
-    def _defer(self, delivery: Delivery, eta: float) -> None:
-        self._settle.append(
-            Settlement(tag=delivery.tag, queue=delivery.queue, verdict=Verdict.DEFER, eta=eta)
-        )
-
-    def _put_off(self, delivery: Delivery, message: Peek, until: float, now: float) -> None:
-        """Note that a message waits on the broker for its rate; `now` and `until` by the broker's clock."""
-        self.tally.task(delivery.queue, message.task).rate_limited += 1
-        due = max(self._clock() + until - now, self._ticked_at + ETA_SECONDS)
-        self._eta_at = due if self._eta_at is None else min(self._eta_at, due)
-
-    def _bury(
-        self,
-        delivery: Delivery,
-        reason: str,
-        text: str,
-        message: Peek | None = None,
-        result: StoredResult | None = None,
-    ) -> None:
-        what = "a message" if message is None else f"{message.task}[{message.id}]"
-        logger.error("%s of queue %s goes to its dead letters: %s: %s", what, delivery.queue, reason, text)
-        self._settle.append(
-            Settlement(
-                tag=delivery.tag,
-                queue=delivery.queue,
-                verdict=Verdict.DEAD,
-                reason=reason,
-                text=text,
-                result=result,
-            )
-        )
-
-    def _bury_malformed(self, delivery: Delivery, error: MalformedMessage) -> None:
-        """Bury a message that cannot be read; who waits for its result is told, where its id is known."""
-        message, result = identify(delivery.raw), None
-        if message is not None:
-            result = self._left.of_failure(message, None, "FAILURE", exceptions.TaskError(str(error)))
-        self._bury(delivery, error.reason, str(error), message, result)
-
-    def _started(self, event: Started) -> None:
-        held = self._held.get(event.number)
-        result = None if held is None else self._left.of(held.message, "STARTED", event.document)
-        if result is not None:
-            self._begun.append(result)
-
-    def _finished(self, outcome: Outcome) -> None:
-        held = self._held.pop(outcome.number, None)
-        if held is None:
-            return
-        self._estimate = estimate(self._estimate, outcome.runtime_seconds)
-        message, delivery = held.message, held.delivery
-        self.tally.task(delivery.queue, message.task).ran(outcome.state, outcome.runtime_seconds)
-        settled = after_run(outcome.state, outcome.reason, held.policy)
-        result = None
-        if outcome.document and settled.store:
-            status = "FAILURE" if outcome.state == "REJECTED" else outcome.state
-            result = self._left.of(message, status, outcome.document)
-        elif settled.error:
-            kind = getattr(exceptions, settled.error)
-            result = self._left.of_failure(message, held.policy, "FAILURE", kind(outcome.text))
-        self._settle.append(
-            Settlement(
-                tag=delivery.tag,
-                queue=delivery.queue,
-                verdict=Verdict.ACKED if held.acked else Verdict[settled.verdict],
-                reason=settled.reason,
-                text=outcome.text if settled.reason else "",
-                result=result,
-                publish=outcome.publish,
-            )
-        )
-        log(message, outcome)
-
-    def _lost(self, lost: Lost) -> None:
-        held = self._held.pop(lost.number, None)
-        if held is None:
-            return
-        message, delivery = held.message, held.delivery
-        counts = self.tally.task(delivery.queue, message.task)
-        counts.lost += 1
-        limit = self._settings.delivery_limits.get(delivery.queue, self._settings.delivery_limit)
-        settled = after_loss(
-            by_limit=lost.by_limit, losses=message.losses, delivery_limit=limit, policy=held.policy
-        )
-        logger.error(
-            "%s[%s]: %s%s",
-            message.task,
-            message.id,
-            lost.text,
-            "; it will run again" if settled.verdict == "LOST" else "",
-        )
-        result = None
-        if settled.error:
-            kind = getattr(exceptions, settled.error)
-            result = self._left.of_failure(message, held.policy, "FAILURE", kind(lost.text))
-        self._settle.append(
-            Settlement(
-                tag=delivery.tag,
-                queue=delivery.queue,
-                verdict=Verdict.ACKED if held.acked else Verdict[settled.verdict],
-                reason=settled.reason,
-                text=lost.text,
-                result=result,
-            )
-        )
-
-    def _returned(self, number: int) -> None:
-        held = self._held.get(number)
-        if held is None:
-            return
-        limited = held.policy.rate is not None or held.policy.global_rate is not None
-        if (self.draining or limited) and not held.acked:  # a limited one starts when its rate allows it
-            self._give_back(number)
-        elif self.draining:  # it was acknowledged early, so it must run here
-            self._pool.submit([held.job])
-        else:
-            self._given_back.append(held.job)
-
-    def _give_back(self, number: int) -> None:
-        held = self._held.pop(number)
-        self._settle.append(
-            Settlement(tag=held.delivery.tag, queue=held.delivery.queue, verdict=Verdict.RETURN)
-        )
 
     # the end
 
@@ -962,12 +680,9 @@ class WorkerLoop:
         self._report_at = self._tick_at = 0.0
         self._take(self._watch.recall())
         self._pool.recall()
-        for number in [*self._waiting, *(job.number for job in self._given_back)]:
-            self._give_back(number)
-        self._waiting.clear()
-        self._given_back.clear()
+        self._hands.give_back_waiting()
         self._collect(self._clock())
-        logger.info("draining: %d tasks run", len(self._held))
+        logger.info("draining: %d tasks run", len(self._hands.held))
 
     def _abandon(self, cause: str) -> None:
         """Give up on what still runs: its process is ended, then it goes back to its queue.
@@ -977,17 +692,9 @@ class WorkerLoop:
         """
         ended = self._pool.kill()
         self._collect(self._clock())  # what was done before is done
-        if self._held:
+        if self._hands.held:
             self.exit_code = EXIT_CODES[cause]
-        for number in list(self._held):
-            held = self._held.pop(number)
-            logger.warning("%s[%s] is given up (%s)", held.message.task, held.message.id, cause)
-            if not held.acked:
-                self._settle.append(
-                    Settlement(
-                        tag=held.delivery.tag, queue=held.delivery.queue, verdict=Verdict.LOST, reason=cause
-                    )
-                )
+        self._hands.give_up(cause)
         self._retry_at = 0.0
         if not ended:
             for stream in (sys.stdout, sys.stderr):
@@ -999,10 +706,3 @@ class WorkerLoop:
         finally:
             if self.exit_code and not ended:
                 self._end_process(self.exit_code)
-
-
-_NO_PACE: Final = Pace()
-
-
-def _early_ack(held: _Held) -> Settlement:
-    return Settlement(tag=held.delivery.tag, queue=held.delivery.queue, verdict=Verdict.ACK_EARLY)

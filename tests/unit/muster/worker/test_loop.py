@@ -4,7 +4,6 @@ import random
 from collections import Counter
 
 import pytest
-from msgspec.structs import replace
 
 from brokers import Clock
 from muster.core.autoscale import Bounds
@@ -172,10 +171,12 @@ class Fleet:
     make_pool = Pool
     autoscale = None
 
-    def __init__(self, *names, results=None, **policies):
+    def __init__(self, *names, results=None, joined=False, **policies):
+        """`joined`: `results` are kept by the broker itself."""
         self.clock = Clock()
-        self.results = results
-        self.broker = MemoryBroker(self.clock)
+        self.stores_results = results is not None
+        self.results = None if joined else results
+        self.broker = MemoryBroker(self.clock, results.store if joined else None)
         self.policies = {task: Policy(**fields) for task, fields in policies.items()}
         self.pools = {name: self.make_pool(self.clock) for name in names}
         self.lines = {
@@ -201,7 +202,7 @@ class Fleet:
             policies=self.policies,
             default_policy=Policy(),
             results=self.results,
-            stores_results=self.results is not None,
+            stores_results=self.stores_results,
             tally=Tally(),
             clock=self.clock,
             dice=lambda: 0.5,
@@ -621,12 +622,9 @@ def test_a_broker_that_answers_ticks_alone_is_away(fleet, caplog):
 @pytest.mark.parametrize("joined", [True, False])
 def test_a_start_is_stored_while_the_task_runs(fleet, joined):
     """In the broker's own store or in another one; what has ended meanwhile is stored after it."""
-    world = fleet("one", tracked={})
-    store = MemoryResults(world.clock)
-    world.broker._store = store.store
-    [loop], [pool] = world.loops, world.pools.values()
-    loop._left = replace(loop._left, kept=True)
-    loop._results = None if joined else store
+    store = MemoryResults(Clock())
+    world = fleet("one", results=store, joined=joined, tracked={})
+    [pool] = world.pools.values()
     jobs = []
     pool.submit = jobs.extend
     world.publish("tracked", 2)
