@@ -7,6 +7,7 @@ import time
 import pytest
 
 from brokers import claim, message, raws, settle
+from muster.core.effects import Publication
 from muster.transports.base import Tick, Verdict
 from waiting import wait_for
 
@@ -248,6 +249,43 @@ def test_a_recall_brings_what_was_claimed_before(broker):
     wait_for(lambda: broker.depth().running == 1, what="the claim")
     watch.recall()
     assert raws(watch.deliveries) == [message()]
+
+
+@CLAIMING
+def test_a_recall_may_bring_a_priority_that_nobody_used_before(broker):
+    """From then on there is one more list to watch."""
+    watch = Watched(broker.transport())
+    watch.arm(3)
+    broker.publisher().publish([Publication("mail", message("low"), 6), Publication("mail", message("base"))])
+    wait_for(lambda: broker.depth().running == 2, what="the claim")
+    watch.recall()
+    assert sorted(raws(watch.deliveries)) == sorted([message("low"), message("base")])
+
+
+@CLAIMING
+def test_a_recall_right_after_the_arming_is_quick(broker):
+    """Two hundred of them: whichever of the two reaches the server first."""
+    watch = Watched(broker.transport())
+    began = time.monotonic()
+    for _ in range(200):
+        watch.arm(1)
+        watch.recall()
+    assert time.monotonic() - began < 4, "a wait lasts five seconds"
+
+
+@CLAIMING
+def test_what_was_reset_goes_back_when_it_is_reconciled(broker):
+    """The broker seems away, so nobody is asked; what was claimed meanwhile comes back as it was."""
+    transport = broker.transport()
+    watch = Watched(transport)
+    watch.arm(1)
+    broker.publish(message())
+    wait_for(lambda: broker.depth().running == 1, what="the claim")
+    watch.inner.reset()
+    assert watch.inner.allowed == 0
+    transport.tick(Tick(reconcile=True))
+    [delivery] = claim(broker.transport(worker="two"), run=1)
+    assert delivery.running, "nobody has begun it"
 
 
 @CLAIMING

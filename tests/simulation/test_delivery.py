@@ -269,7 +269,7 @@ class FaultyWatch:
     def __init__(self, world, inner):
         self.world = world
         self.inner = inner
-        self.fileno, self.arm, self.close = inner.fileno, inner.arm, inner.close
+        self.fileno, self.arm, self.close, self.reset = inner.fileno, inner.arm, inner.close, inner.reset
 
     @property
     def allowed(self):

@@ -187,6 +187,12 @@ class Watch(Protocol):
         Returns what has come, also what was claimed until then. Waits for the broker's answer.
         """
 
+    def reset(self) -> None:
+        """Be unarmed, asking nobody: for when the broker is away.
+
+        What was allowed may still be claimed for a few seconds, unheard; it is for `Tick.reconcile`.
+        """
+
     def close(self) -> None:
         """Stop waiting."""
 

@@ -373,16 +373,22 @@ class MemoryWatch:
     ) -> None:
         self.transport = transport
         self.armed = False
-        self.allowed = 0
+        self._may_claim = 0
         self._broker = broker
         self._seen = Seen()
         self.fire = notify
+
+    @property
+    def allowed(self) -> int:
+        """Return how many messages may be claimed, or have been and nobody has looked."""
+        with self._broker._lock:
+            return self._may_claim + len(self._seen.deliveries)
 
     def arm(self, claim: int = 0) -> None:
         """Ask for one notification, and allow a claim."""
         with self._broker._lock:
             self.armed = True
-            self.allowed = claim
+            self._may_claim = claim
             if self in self._broker._watches:  # who has waited longest is served first
                 self._broker._watches.remove(self)
                 self._broker._watches.append(self)
@@ -392,7 +398,7 @@ class MemoryWatch:
 
     def come(self, now: float) -> None:
         """Note that a message is there, and claim what is allowed. The broker calls it, holding its lock."""
-        limit, self.allowed, self.armed = self.allowed, 0, False
+        limit, self._may_claim, self.armed = self._may_claim, 0, False
         claimed = self._broker._claim(self.transport, limit, limit, now + self.transport.lease_seconds)
         self._seen = Seen(come=len(claimed) == limit, deliveries=[*self._seen.deliveries, *claimed], now=now)
 
@@ -408,8 +414,12 @@ class MemoryWatch:
     def recall(self) -> Seen:
         """Take back what `arm` has allowed, and return what has come."""
         with self._broker._lock:
-            self.armed, self.allowed = False, 0
+            self.armed, self._may_claim = False, 0
             return self.look()
+
+    def reset(self) -> None:
+        """Be unarmed, and forget what nobody has looked at."""
+        self.recall()
 
     def close(self) -> None:
         """Stop waiting."""

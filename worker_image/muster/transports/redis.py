@@ -215,6 +215,8 @@ class Server:
 
 def _drop_if_closed(connection: Any) -> None:
     """See to it that a connection which the server has closed meanwhile is made anew by the next command."""
+    if connection._sock is None:  # noqa: SLF001 - older redis-py has no other name for it
+        return
     try:
         closed = connection.can_read(0)  # nothing was asked, so all there is to read is the end
     except (redis.RedisError, OSError):

@@ -21,6 +21,8 @@ from muster.transports.base import Delivery, Seen
 
 WAIT_SECONDS: Final = 5.0
 """How long one blocking wait lasts: an idle queue costs a command each time, or two."""
+RECALL_SECONDS: Final = 1.0
+"""How long we ask the server to end a wait of which it knows nothing."""
 REST_SECONDS: Final = 1.0
 """How long a list is left alone whose wait the server has answered with an error."""
 
@@ -123,21 +125,37 @@ class RedisWatch:
 
     def recall(self) -> Seen:
         """End the wait behind which a claim stands, and return what came of it."""
-        for each in self._lists.values():
+        for each in list(self._lists.values()):  # what was claimed may bring along a list
             if each.claim is None:
                 continue
             try:
-                # a wait that has its answer already is not there to be ended
-                self._call("CLIENT", "UNBLOCK", each.client_id)
+                ended = self._end_wait(each)
             except redis.ResponseError:
-                self._can_recall = False
-                self._drop(each)
+                self._can_recall = ended = False
             except (redis.RedisError, OSError):
-                self._drop(each)
-            else:
+                ended = False
+            if ended:
                 self._read(each)
+            else:
+                self._drop(each)
         self._armed = False
         return self._seen()
+
+    def reset(self) -> None:
+        """Give up all waits with their connections."""
+        for each in self._lists.values():
+            self._drop(each)
+        self._armed = self._come = self._lost = False
+
+    def _end_wait(self, each: _List) -> bool:
+        """Return whether the wait has an answer now; it may have one already, or begin after we ask."""
+        until = time.monotonic() + RECALL_SECONDS
+        while not self._call("CLIENT", "UNBLOCK", each.client_id):
+            if each.connection.can_read(RECALL_SECONDS / 50):
+                return True
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def close(self) -> None:
         """Stop waiting: open questions end with their connections."""

@@ -420,6 +420,11 @@ class SQLiteWatch:
         """Return whether a message has come: nothing was allowed."""
         return self.look()
 
+    def reset(self) -> None:
+        """Be unarmed."""
+        with self._changed:
+            self._armed = self._come = False
+
     def close(self) -> None:
         """Stop waiting; when this returns nothing is notified any more."""
         with self._changed:

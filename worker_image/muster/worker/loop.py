@@ -53,6 +53,9 @@ TICK_SECONDS: Final = 1.0
 SPARE_SECONDS: Final = 15.0
 """After an outage nobody's leases are ended for so long: it may have outlasted them, and not all others are
 back yet, who wait ten seconds for an answer and five before they try again."""
+RECONCILE_AGAIN_SECONDS: Final = 7.0
+"""What a watch has asked before its connection broke may stand on the broker for five seconds: what is
+claimed by it unheard is given back then."""
 REPORT_SECONDS: Final = 5.0
 PUBLISH_PATIENCE_SECONDS: Final = 10.0
 """How long a task that publishes waits for a broker that is away, before it gets an error."""
@@ -146,6 +149,7 @@ class WorkerLoop:
         """The result store's, which is another server's."""
         self._spare_until = 0.0
         self._reconcile = False
+        self._reconcile_again_at: float | None = None
         self._last_report: WorkerReport | None = None
 
         self._drain_asked = False
@@ -349,6 +353,8 @@ class WorkerLoop:
             meanwhile = f"{held} tasks go on" if held else "no task is running here"
             logger.warning("the broker: %s", sentence(error, self._away, now, meanwhile=meanwhile))
         self._retry_at = self._away.retry_at
+        self._watch.reset()
+        self._reconcile_again_at = now + RECONCILE_AGAIN_SECONDS
         self.connected = False
         self._reconcile = self._hungry = True
         self._report_at = 0.0
@@ -384,8 +390,12 @@ class WorkerLoop:
     # housekeeping
 
     def _tick(self, now: float) -> None:
+        if self._reconcile_again_at is not None and now >= self._reconcile_again_at:
+            self._reconcile_again_at = None
+            self._reconcile = True
         if self._reconcile:
             self._take(self._watch.recall())  # what it has claimed is no answer that got lost
+            self._hungry = True
         renew: list[tuple[str, str]] = []
         if now >= self._renew_at or self._reconcile:
             renew = self._hands.leases()
@@ -465,13 +475,15 @@ class WorkerLoop:
     def _look(self) -> None:
         seen = self._watch.look()
         self._take(seen)
-        if seen.deliveries and not seen.come:
+        if seen.deliveries and not self._hungry:  # else the turn that follows does
             self._watch.arm(self._idle_slots())
 
     def _take(self, seen: Seen) -> None:
         """Take over what the watch has seen, and claimed."""
         self._hungry = self._hungry or seen.come
-        self._reconcile = self._reconcile or seen.lost
+        if seen.lost:
+            self._reconcile = True
+            self._reconcile_again_at = self._clock() + RECONCILE_AGAIN_SECONDS
         if not seen.deliveries:
             return
         now = self._clock() + self._ahead
@@ -530,7 +542,8 @@ class WorkerLoop:
         claim = 0
         self._store_results()
         consuming = not self.draining and len(hands.settle) < MAX_UNSETTLED
-        if self._watch.allowed and (self._hungry or not consuming):
+        allowed = self._watch.allowed
+        if allowed and (self._hungry or not consuming or allowed > self._idle_slots()):
             self._take(self._watch.recall())
             self._hungry = True
         if consuming and self._hungry:

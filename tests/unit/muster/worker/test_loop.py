@@ -13,7 +13,7 @@ from muster.core.rate import read_rate
 from muster.errors import BrokerRefused, BrokerUnavailable
 from muster.pools.base import Outcome, Returned, Running, Started
 from muster.results.memory import MemoryResults
-from muster.transports.base import Tick, Turn, Verdict
+from muster.transports.base import Seen, Tick, Turn, Verdict
 from muster.transports.memory import MemoryBroker
 from muster.wire.message import pack, peek
 from muster.wire.report import decode as decode_report
@@ -799,3 +799,38 @@ def test_an_end_after_its_lease_says_that_it_runs_again(fleet, caplog):
     world.run(6)
     assert len(world.starts("quick")) == 2
     assert "no longer ours when it was done" in caplog.text
+
+
+def test_a_claim_that_got_lost_is_given_back_and_the_worker_goes_on(fleet):
+    """The watch's connection broke: at once what it had claimed, and later what the broker did unheard."""
+    world = fleet("one", quick={})
+    [loop] = world.loops
+    world.run(0.05)
+    watch = loop._watch
+    world.publish("quick", 1)
+    watch._seen = Seen(lost=True)
+    world.run(0.05)
+    assert len(world.starts("quick")) == 1, "it came back, and was claimed anew"
+    assert watch.allowed
+    watch.recall()  # its connection is gone; the broker does not know that yet
+    world.publish("quick", 1, start=1)
+    world.broker._claim(watch.transport, 1, 1, world.clock() + 30)
+    world.run(8)
+    assert len(world.starts("quick")) == 2
+    assert world.tally("quick") == {"succeeded": 2, "rate_limited": 0, "lost": 0}
+
+
+def test_an_outage_leaves_no_claim_behind(fleet):
+    """Nothing is asked of a broker that is away; when it is back, all is as before."""
+    world = fleet("one", quick={})
+    [line], [loop] = world.lines.values(), world.loops
+    world.run(0.05)
+    line.unheard = everything
+    world.run(1.1)
+    assert not loop.connected
+    assert not loop._watch.allowed
+    world.publish("quick", 1)
+    line.unheard = nothing
+    world.run(6)
+    assert len(world.starts("quick")) == 1
+    assert loop._watch.allowed
