@@ -45,9 +45,9 @@ live-view: .venv/.installed  ## draw the README's picture of the live view anew,
 	$(BIN)/muster dev examples/quickstart --run 'python examples/quickstart/submit.py' \
 	  --save-picture docs/images/live-view.svg
 
-.PHONY: redis-server
-redis-server:  ## install redis-server if it is missing, as root on Debian
-	@command -v redis-server >/dev/null || tests/install redis-server
+.PHONY: servers
+servers:  ## install redis-server and rabbitmq-server where they are missing, as root on Debian
+	@for each in redis-server rabbitmq-server; do command -v $$each >/dev/null || tests/install $$each; done
 
 # --- before a commit: no server, two minutes -------------------------------------------------------------
 
@@ -89,7 +89,7 @@ unchanged: generate  ## fail if generated files differ from what is committed or
 # --- everything ------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: static redis-server cluster  ## everything, with real Redis and the kind cluster; installs what is missing
+test: static servers cluster  ## everything, with real Redis and the kind cluster; installs what is missing
 	$(BIN)/pytest -n 2 --durations=20
 
 .PHONY: cluster
@@ -103,14 +103,14 @@ cluster-down:  ## remove it
 # `make soak TIMES=2 MINUTES=15 WITHOUT_CLUSTER=1 SOAK='-k redis'` runs a part of it
 TIMES ?= 10
 .PHONY: soak
-soak: .venv/.installed redis-server $(if $(WITHOUT_CLUSTER),,cluster)  ## the tests of what must survive, ten times as long; writes docs/reports/soak.md
+soak: .venv/.installed servers $(if $(WITHOUT_CLUSTER),,cluster)  ## the tests of what must survive, ten times as long; writes docs/reports/soak.md
 	$(BIN)/pytest -m 'soak$(if $(WITHOUT_CLUSTER), and not e2e)' --times $(TIMES) \
 	  $(if $(MINUTES),--minutes $(MINUTES)) --soak-report docs/reports/soak.md $(SOAK)
 
 # --- figures ---------------------------------------------------------------------------------------------
 
 .PHONY: bench
-bench: .venv/.installed redis-server  ## measure Muster beside Celery on the same work, ratios first
+bench: .venv/.installed servers  ## measure Muster beside Celery on the same work, ratios first
 	$(BIN)/python bench/run.py $(BENCH)
 
 .PHONY: images

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from rabbitmq import RabbitMQServer, VirtualHost
 from servers import RedisServer, ServerMissingError
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 TESTS = Path(__file__).parent
+
+SERVERS = {"redis_server", "own_redis_server", "rabbitmq", "own_rabbitmq_server"}
 
 pytest_plugins = ["soak"]
 
@@ -40,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by what it needs, and run the quick ones first."""
     for item in items:
-        if {"redis_server", "own_redis_server"} & set(getattr(item, "fixturenames", ())):
+        if SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)
         if item.path.is_relative_to(TESTS / "e2e"):
             item.add_marker(pytest.mark.e2e)
@@ -90,16 +93,16 @@ def pytest_make_collect_report(collector: pytest.Collector):
     return report
 
 
-def _start_redis() -> RedisServer:
+def _start(server: type[RedisServer | RabbitMQServer]) -> Any:
     try:
-        return RedisServer().start()
+        return server().start()
     except ServerMissingError as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
 def _shared_redis_server() -> Iterator[RedisServer]:
-    server = _start_redis()
+    server = _start(RedisServer)
     yield server
     server.close()
 
@@ -116,6 +119,28 @@ def redis_server(_shared_redis_server: RedisServer) -> Iterator[RedisServer]:
 @pytest.fixture
 def own_redis_server() -> Iterator[RedisServer]:
     """A Redis server of this test's own, to be killed, stopped and restarted."""
-    server = _start_redis()
+    server = _start(RedisServer)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def _shared_rabbitmq_server() -> Iterator[RabbitMQServer]:
+    server = _start(RabbitMQServer)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def rabbitmq(_shared_rabbitmq_server: RabbitMQServer) -> Iterator[VirtualHost]:
+    """An empty virtual host on a RabbitMQ that is shared with other tests: do not stop it."""
+    with _shared_rabbitmq_server.virtual_host() as virtual_host:
+        yield virtual_host
+
+
+@pytest.fixture
+def own_rabbitmq_server() -> Iterator[RabbitMQServer]:
+    """A RabbitMQ of this test's own, to be killed, stopped, filled and restarted."""
+    server = _start(RabbitMQServer)
     yield server
     server.close()

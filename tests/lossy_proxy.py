@@ -17,18 +17,22 @@ class LossyProxy:
     def __init__(self, port: int) -> None:
         """`port` is the server's."""
         self._upstream = ("127.0.0.1", port)
-        self._port = free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
         self.lost = 0
         """How many answers got lost so far."""
         self._marker: bytes | None = None
-        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._threads = [threading.Thread(target=self._accept)]
         self._sockets: list[socket.socket] = []
 
     def lose_answer_to(self, marker: bytes) -> None:
         """Let the next request with `marker` in it through, and break its connection when it is answered."""
         self._marker = marker
+
+    def cut(self) -> None:
+        """End all connections of this moment, as a middlebox would that has forgotten them."""
+        _end(*self._sockets)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

@@ -2,7 +2,9 @@
 
 MusterError
 ├── ConfigurationError      the user: a name, URL, option or setting is wrong; exit code 2
+├── UnroutableMessage       the broker has no queue for a message
 └── BrokerUnavailable       the world outside: try again later
+    ├── BrokerBlocked       … it answers, and takes no messages: its memory or disk is full, or the queue is
     └── BrokerRefused       … but it will go on failing until somebody changes a password or permission
 
 Celery's own exceptions, which tasks raise and results carry, stand in `muster.exceptions`.
@@ -19,6 +21,14 @@ class ConfigurationError(MusterError):
 
 class BrokerUnavailable(MusterError):
     """Raised when a broker or result store cannot be reached; its text has no password."""
+
+
+class BrokerBlocked(BrokerUnavailable):
+    """Raised when the broker takes no messages now: an alarm of its memory or disk, or a full queue."""
+
+
+class UnroutableMessage(MusterError):
+    """Raised when the broker has no queue for a message: it is nowhere now."""
 
 
 class BrokerRefused(BrokerUnavailable):

@@ -410,7 +410,13 @@ class Muster:
             raise ConfigurationError(
                 "no broker is configured: give Muster(broker=…), the setting broker_url or CELERY_BROKER_URL"
             )
-        return connect_publisher(settings.broker_url, settings.broker_transport_options)
+        return connect_publisher(
+            settings.broker_url,
+            settings.broker_transport_options,
+            delayed_type=settings.broker_native_delayed_delivery_queue_type,
+            create_missing_queues=settings.task_create_missing_queues,
+            pool_limit=settings.broker_pool_limit,
+        )
 
     @property
     def results(self) -> ResultStore:

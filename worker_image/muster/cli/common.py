@@ -42,7 +42,12 @@ def shared_options(function: _Function) -> _Function:
             help="Work in this directory.",
         ),
         click.option("--result-backend", metavar="URL", help="Where results are kept."),
-        click.option("-b", "--broker", metavar="URL", help="The broker: redis://, rediss:// or sqlite:///."),
+        click.option(
+            "-b",
+            "--broker",
+            metavar="URL",
+            help="The broker: redis://, rediss://, sqlite:///, or amqp:// to send.",
+        ),
         click.option("-A", "--app", metavar="MODULE", help="The application: module or module:attribute."),
     ):
         function = option(function)

@@ -130,6 +130,12 @@ def direct_exchange(value: Any) -> None:
         raise ValueError(f"is {value!r}: Muster routes by queue name only; name queues in task_routes")
 
 
+def queue_type(value: Any) -> None:
+    """Allow RabbitMQ's two kinds of queues for tasks. Raises ValueError."""
+    if value not in {"quorum", "classic"}:
+        raise ValueError(f"must be 'quorum' or 'classic', not {value!r}")
+
+
 def queue_names(value: Any) -> list[str]:
     """Return the names in `task_queues`: a mapping, or a list of names or of kombu's `Queue` objects."""
     try:

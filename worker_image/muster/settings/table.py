@@ -26,9 +26,10 @@ from muster.settings.kinds import (
     json_only,
     known_queues,
     protocol_2,
+    queue_type,
     redis_options,
 )
-from muster.settings.urls import usable
+from muster.settings.urls import can_be_published_to, usable
 
 
 class Standing(StrEnum):
@@ -116,7 +117,7 @@ TABLE: tuple[Setting, ...] = (
               note="A due time of a crontab older than this is missed for good. For a `Schedule`: "
                    "startingDeadlineSeconds."),
     # broker
-    _honoured("broker_url", ANY, None, check=usable,
+    _honoured("broker_url", ANY, None, check=can_be_published_to,
               note="The broker: redis://, rediss:// or sqlite:///."),
     _refused("broker_read_url", ANY, None,
              note="Use broker_url: one broker for both directions."),
@@ -144,10 +145,11 @@ TABLE: tuple[Setting, ...] = (
               note="As broker_heartbeat."),
     _accepted("broker_login_method", ANY, None,
               note="A matter of RabbitMQ."),
-    _accepted("broker_native_delayed_delivery_queue_type", ANY, "quorum",
-              note="A matter of RabbitMQ; an ETA waits on the broker in any case."),
-    _accepted("broker_pool_limit", INTEGER, 10,
-              note="A process publishes over one connection that all its threads share."),
+    _honoured("broker_native_delayed_delivery_queue_type", TEXT, "quorum", check=queue_type,
+              note="On RabbitMQ: the type of the queues in which messages wait for their ETA."),
+    _honoured("broker_pool_limit", INTEGER, 10,
+              note="On RabbitMQ: over how many connections a process publishes at most; 0: over 10. On Redis "
+                   "all threads share one."),
     _accepted("broker_pool_acquire_timeout", ANY, None,
               note="As broker_pool_limit."),
     _refused("broker_use_ssl", ANY, False,
@@ -376,8 +378,9 @@ TABLE: tuple[Setting, ...] = (
               note='Attributes of tasks, by task name or "*".'),
     _accepted("task_compression", ANY, None, old="CELERY_MESSAGE_COMPRESSION",
               note="Messages are published as plain JSON."),
-    _accepted("task_create_missing_queues", ANY, True, old="CELERY_CREATE_MISSING_QUEUES",
-              note="On Redis and SQLite a queue is there as soon as something is in it."),
+    _honoured("task_create_missing_queues", BOOLEAN, True, old="CELERY_CREATE_MISSING_QUEUES",
+              note="On RabbitMQ: a client declares a queue that is not there; without, it gets "
+                   "UnroutableMessage. On Redis and SQLite a queue is there as soon as something is in it."),
     _accepted("task_create_missing_queue_type", TEXT, "classic", old="CELERY_CREATE_MISSING_QUEUE_TYPE",
               note="A TaskQueue says spec.type."),
     _accepted("task_create_missing_queue_exchange_type", ANY, None,

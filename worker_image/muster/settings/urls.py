@@ -11,14 +11,16 @@ import msgspec
 from muster.errors import ConfigurationError
 
 _KNOWN = "redis://, rediss://, unix:// or sqlite:///"
+_RABBITMQ_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _ESCAPE = "special characters in a password are written as %XX"
-_RABBITMQ = "is RabbitMQ's, which comes in the next version; use redis:// or sqlite:/// until then"
+_RABBITMQ = (
+    "is RabbitMQ's: clients publish to it already, workers and beat come with the next version; until then "
+    "use redis:// or sqlite:///"
+)
 _SENTINEL = "is Redis Sentinel's, which comes in a later version; name one server with redis://"
 
 _NOT_HERE = {
-    "amqp": _RABBITMQ,
-    "amqps": _RABBITMQ,
-    "pyamqp": _RABBITMQ,
+    **dict.fromkeys(_RABBITMQ_SCHEMES, _RABBITMQ),
     "redis+sentinel": _SENTINEL,
     "sentinel": _SENTINEL,
     "redis+socket": "is written unix:///path/to/redis.sock?db=0 here",
@@ -114,3 +116,28 @@ def usable(value: Any) -> None:
     wrong = _wrong(value)
     if wrong:
         raise ValueError(f"{mask(str(value))!r} {wrong}")
+
+
+def can_be_published_to(value: Any) -> None:
+    """Check a setting's value: a broker for clients may be RabbitMQ, several servers behind `;` too."""
+    if not (isinstance(value, str) and urlsplit(value).scheme in _RABBITMQ_SCHEMES):
+        usable(value)
+        return
+    for url in filter(None, map(str.strip, value.split(";"))):
+        wrong = _wrong_server(url)
+        if wrong:
+            raise ValueError(f"{mask(url)!r} {wrong}")
+
+
+def _wrong_server(url: str) -> str | None:
+    """Return what is wrong with the URL of one RabbitMQ server."""
+    try:
+        parts = urlsplit(url)
+        scheme, path, port = parts.scheme, parts.path, parts.port
+    except ValueError:
+        return f"has parts that cannot be told apart; its port is a number below 65536, and {_ESCAPE}"
+    if scheme not in _RABBITMQ_SCHEMES or not url.startswith(f"{scheme}://"):
+        return "stands beside RabbitMQ's servers and is none: write amqp:// or amqps:// before each"
+    if port == 0 or "@" in path or "," in parts.netloc:
+        return f"has no usable host and port; write several servers as amqp://one;amqp://two, and {_ESCAPE}"
+    return None

@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from muster.transports.redis import Server
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "unix"})
+RABBITMQ_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 
 
 def _scheme(url: str) -> str:
     scheme = urlsplit(url).scheme
     if scheme in REDIS_SCHEMES or scheme == "sqlite":
         return scheme
+    if scheme in RABBITMQ_SCHEMES:
+        raise ConfigurationError(
+            "to RabbitMQ this version only publishes: for workers, beat and control use redis://, rediss:// "
+            "or sqlite:///"
+        )
     raise ConfigurationError(
         f"no transport for a broker URL that begins with {scheme or url.split('://', 1)[0]!r}: "
         "use redis://, rediss:// or sqlite:///"
@@ -105,8 +111,27 @@ def connect_transport(
     )
 
 
-def connect_publisher(url: str, options: Mapping[str, Any]) -> Publisher:
-    """Return a client's publisher. Raises ConfigurationError."""
+def connect_publisher(
+    url: str,
+    options: Mapping[str, Any],
+    *,
+    delayed_type: str = "quorum",
+    create_missing_queues: bool = True,
+    pool_limit: int = 0,
+) -> Publisher:
+    """Return a client's publisher. Raises ConfigurationError.
+
+    What has a default is for RabbitMQ only; see `muster.transports.amqp.publisher`.
+    """
+    if urlsplit(url).scheme in RABBITMQ_SCHEMES:
+        from muster.transports.amqp.publisher import POOL_LIMIT, AmqpPublisher
+
+        return AmqpPublisher(
+            url,
+            delayed_type=delayed_type,
+            create_missing_queues=create_missing_queues,
+            pool_limit=pool_limit or POOL_LIMIT,
+        )
     if _scheme(url) == "sqlite":
         from muster.transports.sqlite import SQLitePublisher
 

@@ -92,7 +92,7 @@ WRONG = [
 WRONG_ON_THE_LINE = [
     ("-A nowhere worker -P threads", "there is no module 'nowhere' here"),
     ("-A nowhere worker -P solo", "there is no module 'nowhere' here"),
-    ("-A shop -b amqp://guest:hidden@host// worker", "RabbitMQ's, which comes in the next version"),
+    ("-A shop -b amqp://guest:hidden@host// worker", "workers and beat come with the next version"),
     ("-A shop worker --result-backend rpc://", "keep results in redis:// or sqlite:///"),
     ("-A shop worker -P gevent", "use threads"),
     ("-A shop worker -P fast", "use prefork, threads or solo"),

@@ -1,11 +1,13 @@
 """URLs of brokers and result stores: which can be used, and that none shows its password."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.errors import ConfigurationError
-from muster.settings.urls import mask, parse_broker_url, parse_result_url, with_ca_file
+from muster.settings.urls import can_be_published_to, mask, parse_broker_url, parse_result_url, with_ca_file
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_a_usable_url_is_taken_as_it_is(url):
         ("localhost:6379", "does not begin with redis://"),
         ("redis:/host", "does not begin with redis://"),
         ("http://host", "does not begin with redis://"),
-        ("amqp://guest:hidden@host//", "RabbitMQ's, which comes in the next version"),
+        ("amqp://guest:hidden@host//", "workers and beat come with the next version"),
         ("redis+sentinel://:hidden@host", "Sentinel's"),
         ("redis+socket:///run/redis.sock", "unix:///"),
         ("rpc://", "answering over the broker"),
@@ -107,3 +109,39 @@ def test_a_private_authority_is_trusted_over_tls_only():
     assert with_ca_file("rediss://h?ssl_ca_certs=/own", "/ca") == "rediss://h?ssl_ca_certs=/own"
     assert with_ca_file("redis://h/0", "/ca") == "redis://h/0"
     assert with_ca_file("rediss://h/0", None) == "rediss://h/0"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "sqlite:///x.db",
+        "amqp://",
+        "amqp://guest:secret@h:5672//",
+        "pyamqp://h/shop",
+        "amqps://h?cacertfile=/ca.crt",
+        "amqp://one//;amqp://two//",
+    ],
+)
+def test_clients_publish_to_more(url):
+    """To RabbitMQ as well, several servers too."""
+    can_be_published_to(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("amqp:guest:hidden@h", "stands beside RabbitMQ's servers and is none"),
+        ("amqp://one;redis://two", "stands beside RabbitMQ's servers and is none"),
+        ("amqp://guest:hidden@one,two", "write several servers as amqp://one;amqp://two"),
+        ("amqp://guest:hid/den@h:0//", "parts that cannot be told apart"),
+        ("amqp://guest:hidden@h:70000//", "parts that cannot be told apart"),
+        ("amqp://guest:1/hidden@h//", "no usable host and port"),
+        ("redis://one;redis://two", "names several servers"),
+    ],
+)
+def test_what_nobody_can_publish_to_is_refused_in_a_sentence(url, words):
+    """Without the password."""
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        can_be_published_to(url)
+    assert "hid" not in str(caught.value)

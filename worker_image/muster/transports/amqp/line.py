@@ -1,0 +1,268 @@
+"""One connection to RabbitMQ with one channel, driven by whoever calls: no thread and no loop of its own.
+
+Publishers are made of lines. It knows pika, frames and confirms, and turns what goes wrong into our errors;
+what a message or a queue is for, it does not know.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import pika
+from pika import exceptions as amqp
+from pika.adapters.select_connection import IOLoop
+from pika.spec import Basic
+
+from muster.errors import BrokerBlocked, BrokerRefused, BrokerUnavailable
+from muster.transports.amqp.address import CONNECT_SECONDS, place_of
+
+# it logs every lost connection as an error, with its own stack; we raise ours instead. Who wants to read
+# pika's words sets its level.
+if logging.getLogger("pika").level == logging.NOTSET:
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+ANSWER_SECONDS: Final = 10.0
+"""How long the server may take for a confirm, or for the answer to a declaration."""
+GOODBYE_SECONDS: Final = 0.5
+WINDOW: Final = 500
+"""How many messages may wait for their confirms at once."""
+NOT_FOUND: Final = 404
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """A message on its way to an exchange."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    properties: Any
+    """pika's BasicProperties."""
+
+
+class Refusal(Exception):
+    """The server has closed the channel because of what was asked; `code` is AMQP's."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Line:
+    """See the module. Not thread-safe. Its methods raise BrokerUnavailable when the server is away."""
+
+    def __init__(self, places: Sequence[pika.ConnectionParameters]) -> None:
+        self._places = list(places)
+        self._loop: Any = None
+        self._connection: Any = None
+        self._channel: Any = None
+        self._reason: BaseException | None = None
+        """Why the connection is closed, or could not be opened."""
+        self._refused: Refusal | None = None
+        self.blocked = ""
+        """Why the server takes no messages now; empty: it does."""
+        self._sent = 0
+        self._open_tags: set[int] = set()
+        self._rejected: set[int] = set()
+        self._returned: list[tuple[str, str]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether both connection and channel were usable when we last heard of them."""
+        return self._channel is not None and self._channel.is_open
+
+    @property
+    def place(self) -> str:
+        """The server that it is connected to, or tries first."""
+        return place_of(self._places[0])
+
+    def open(self) -> None:
+        """Connect to the first server that answers; that one stays the first. Raises BrokerUnavailable."""
+        failures = []
+        for _ in range(len(self._places)):
+            try:
+                self._open(self._places[0])
+            except BrokerRefused:
+                raise
+            except BrokerUnavailable as error:
+                failures.append(str(error))
+                self._places.append(self._places.pop(0))
+            else:
+                return
+        raise BrokerUnavailable("; ".join(failures))
+
+    def _open(self, place: pika.ConnectionParameters) -> None:
+        self.close()
+        self._reason, self.blocked = None, ""
+        self._loop = IOLoop()
+        self._loop.activate_poller()
+        self._connection = pika.SelectConnection(
+            place,
+            on_open_callback=lambda _connection: None,
+            on_open_error_callback=self._on_closed,
+            on_close_callback=self._on_closed,
+            custom_ioloop=self._loop,
+        )
+        self._connection.add_on_connection_blocked_callback(self._on_blocked)
+        self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        self._wait(lambda: self._connection.is_open, 3 * CONNECT_SECONDS)
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        self._refused = None
+        self._sent = 0
+        self._open_tags, self._rejected, self._returned = set(), set(), []
+        self._channel = self._connection.channel()
+        self._channel.add_on_close_callback(self._on_channel_closed)
+        self._channel.add_on_return_callback(self._on_returned)
+        self._wait(lambda: self._channel.is_open, CONNECT_SECONDS)
+        self.ask(lambda done: self._channel.confirm_delivery(self._on_confirmed, done))
+
+    def close(self) -> None:
+        """Give up the connection, with a word to the server if it listens."""
+        connection, self._connection, self._channel = self._connection, None, None
+        if self._loop is None:
+            return
+        if connection is not None:
+            if connection.is_open:
+                connection.close()
+            self._let_end(connection)
+            if not connection.is_closed:  # a server that takes no messages hears nothing else either
+                connection._adapter_disconnect_stream()  # noqa: SLF001 - there is no other name for it
+                self._let_end(connection)
+        self._loop.deactivate_poller()
+        self._loop.close()
+        self._loop = None
+
+    def _let_end(self, connection: Any) -> None:
+        until = time.monotonic() + GOODBYE_SECONDS
+        while not connection.is_closed and time.monotonic() < until:
+            self._pump(0.1)
+
+    # what it hears
+
+    def _on_closed(self, _connection: Any, reason: BaseException) -> None:
+        self._reason = reason
+
+    def _on_blocked(self, _connection: Any, method: Any) -> None:
+        self.blocked = method.method.reason or "it takes no messages now"
+
+    def _on_unblocked(self, _connection: Any, _method: Any) -> None:
+        self.blocked = ""
+
+    def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
+        if isinstance(reason, amqp.ChannelClosedByBroker):
+            self._refused = Refusal(reason.reply_code, reason.reply_text)
+
+    def _on_returned(self, _channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
+        self._returned.append((method.exchange, method.routing_key))
+
+    def _on_confirmed(self, frame: Any) -> None:
+        method = frame.method
+        tag = method.delivery_tag
+        done = {each for each in self._open_tags if each <= tag} if method.multiple else {tag}
+        self._open_tags -= done
+        if not isinstance(method, Basic.Ack):
+            self._rejected |= done
+
+    # what it does
+
+    def _pump(self, seconds: float) -> None:
+        """Let pika work for once, waiting no longer than so."""
+        timer = self._loop.call_later(seconds, lambda: None)
+        self._loop.poll()
+        self._loop.process_timeouts()
+        self._loop.remove_timeout(timer)
+
+    def _wait(self, until: Callable[[], object], seconds: float) -> None:
+        """Wait for something. Raises Refusal when the channel is closed for it, BrokerUnavailable else."""
+        end = time.monotonic() + seconds
+        while not until():
+            if self._reason is not None:
+                raise self._error(self._reason)
+            if self._refused is not None:
+                refused = self._refused
+                self._open_channel()
+                raise refused
+            left = end - time.monotonic()
+            if left <= 0:
+                where = f"RabbitMQ at {self.place}"
+                blocked = self.blocked
+                if self._open_tags or not blocked:
+                    self.close()  # an answer that comes later would be taken for the next one's
+                if blocked:
+                    raise BrokerBlocked(f"{where} takes no messages now: {blocked}")
+                raise BrokerUnavailable(f"{where} has not answered for {seconds:.0f} s")
+            self._pump(left)
+
+    def _error(self, reason: BaseException) -> BrokerUnavailable:
+        where = f"RabbitMQ at {self.place}"
+        last = _innermost(reason)
+        if isinstance(last, amqp.ProbableAuthenticationError | amqp.AuthenticationError):
+            return BrokerRefused(f"{where} refuses our credentials")
+        if isinstance(last, amqp.ProbableAccessDeniedError):
+            name = self._places[0].virtual_host
+            return BrokerRefused(f"{where} has no virtual host {name!r} for us: {last}")
+        if isinstance(last, amqp.ConnectionClosedByBroker) and last.reply_code in {403, 530}:
+            return BrokerRefused(f"{where} refuses us: {last.reply_text}")
+        return BrokerUnavailable(f"{where} cannot be reached: {str(last) or type(last).__name__}")
+
+    def check(self) -> None:
+        """Hear what the server has said meanwhile. Raises BrokerUnavailable when it has gone."""
+        self._wait(self._polled(), ANSWER_SECONDS)
+
+    def _polled(self) -> Callable[[], bool]:
+        self._pump(0.0)
+        return lambda: self._reason is None and self._refused is None
+
+    def ask(self, question: Callable[[Callable[[Any], None]], object]) -> Any:
+        """Ask what has an answer (`question` is given what to call with it), and return that.
+
+        Raises Refusal when the server closes the channel for it.
+        """
+        answers: list[Any] = []
+        question(answers.append)
+        self._wait(lambda: answers, ANSWER_SECONDS)
+        return answers[0]
+
+    @property
+    def channel(self) -> Any:
+        """Pika's channel, for questions."""
+        return self._channel
+
+    def publish(self, parcels: Sequence[Parcel], seconds: float) -> tuple[set[tuple[str, str]], int]:
+        """Publish, and wait for the confirms.
+
+        Returns (exchange, routing key) of those that reached no queue, and how many a queue has rejected.
+        Raises Refusal for an exchange that is not there; what was confirmed before is not said then.
+        """
+        if self.blocked:  # nothing is sent that would be carried out when we have given up
+            self._wait(lambda: not self.blocked, seconds)
+        self._returned, self._rejected = [], set()
+        end = time.monotonic() + seconds
+        for parcel in parcels:
+            if len(self._open_tags) >= WINDOW:
+                self._wait(
+                    lambda: len(self._open_tags) < WINDOW // 2 or self._refused is not None,
+                    end - time.monotonic(),
+                )
+            if self._refused is not None or self._reason is not None:
+                break
+            self._channel.basic_publish(
+                parcel.exchange, parcel.routing_key, parcel.body, parcel.properties, mandatory=True
+            )
+            self._sent += 1
+            self._open_tags.add(self._sent)
+        self._wait(lambda: not self._open_tags and self._refused is None, max(0.0, end - time.monotonic()))
+        return set(self._returned), len(self._rejected)
+
+
+def _innermost(reason: BaseException) -> BaseException:
+    """Return what pika's steps of connecting have wrapped, each in its own way."""
+    inner = [
+        *(getattr(reason, "exceptions", None) or ()),
+        *filter(None, [getattr(reason, "exception", None)]),
+        *(each for each in reason.args if isinstance(each, BaseException)),
+    ]
+    return _innermost(inner[-1]) if inner else reason
