@@ -222,6 +222,11 @@ class Shop:
             timeout_seconds=90,
         )
 
+    def lose(self, pod):
+        """Take a pod away as its node's end would: `--force` alone leaves a container its grace period."""
+        self.cluster.kill_container(pod)
+        self.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+
     def clear(self):
         """Empty the books, the broker's counts and its queue; the pool is as the example has it."""
         self.redis("books", "flushall")

@@ -170,7 +170,7 @@ def test_nothing_is_lost_while_everything_breaks(empty_shop: Shop, account, must
     shop.apply_pool(pool=pool)
     at_work(shop, 500)
     busy = shop.busy_pod()
-    shop.kubectl("delete", "pod", busy["metadata"]["name"], "--force", "--grace-period=0")
+    shop.lose(busy)
     at_kill = shop.ended()
     wait_for(lambda: not shop.cluster.has_process(busy), what="the end of the worker", timeout_seconds=60)
     in_flight = shop.in_flight(busy)  # what it had begun stays in its name until its lease ends
@@ -272,15 +272,15 @@ def eat(self, mebibytes):
     "On the cluster: the task of a pool's only worker, killed, runs again from zero", repeat=0.3
 )
 def test_the_task_of_the_only_worker_runs_again_after_it_was_killed(empty_shop: Shop, account):
-    """The only worker is deleted by force and the pool paused to zero: resumed, the pool comes back for the
+    """The only worker is killed and deleted by force, the pool paused to zero: resumed, it comes back for the
     task that only a lost claim tells of."""
     shop = empty_shop
     shop.apply_pool(pool={"type": "prefork", "concurrency": 1})
     [task] = shop.send("shop.tasks.pack", ("only", 15))
     wait_for(shop.begun, what="it runs", timeout_seconds=90)
     shop.apply_pool(pool={"type": "prefork", "concurrency": 1}, paused=True)
-    for name in shop.pods():
-        shop.kubectl("delete", "pod", name, "--force", "--grace-period=0")
+    for pod in shop.pods().values():
+        shop.lose(pod)
     shop.wait_size(0)
     assert shop.ended() == 0
     killed = time.time()
