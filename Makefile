@@ -104,8 +104,8 @@ cluster-down:  ## remove it
 TIMES ?= 10
 .PHONY: soak
 soak: .venv/.installed servers $(if $(WITHOUT_CLUSTER),,cluster)  ## the tests of what must survive, ten times as long; writes docs/reports/soak.md
-	$(BIN)/pytest -m 'soak$(if $(WITHOUT_CLUSTER), and not e2e)' --times $(TIMES) \
-	  $(if $(MINUTES),--minutes $(MINUTES)) --soak-report docs/reports/soak.md $(SOAK)
+	$(BIN)/pytest -m 'soak$(if $(WITHOUT_CLUSTER), and not e2e)' --times=$(TIMES) \
+	  $(if $(MINUTES),--minutes=$(MINUTES)) --soak-report=docs/reports/soak.md tests $(SOAK)
 
 # --- figures ---------------------------------------------------------------------------------------------
 

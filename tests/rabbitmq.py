@@ -63,8 +63,8 @@ class VirtualHost:
 class RabbitMQServer:
     """A rabbitmq-server on free loopback ports. Usable as a context manager; ports stay across restarts."""
 
-    def __init__(self) -> None:
-        """Raises `ServerMissingError`."""
+    def __init__(self, configuration: str = "") -> None:
+        """`configuration` is added to rabbitmq.conf. Raises `ServerMissingError`."""
         program = str(DEBIAN) if DEBIAN.exists() else shutil.which("rabbitmq-server")
         if program is None:
             raise ServerMissingError("rabbitmq-server is not on PATH: install RabbitMQ, or run `make test`")
@@ -81,6 +81,7 @@ class RabbitMQServer:
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self._http}\n"
             "disk_free_limit.absolute = 50MB\nlog.console = true\nlog.file = false\n"
+            f"{configuration}"
         )
         self._environment = {
             **os.environ,

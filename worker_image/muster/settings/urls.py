@@ -11,6 +11,8 @@ import msgspec
 from muster.errors import ConfigurationError
 
 _KNOWN = "redis://, rediss://, unix:// or sqlite:///"
+_CA_OPTIONS = {"rediss": "ssl_ca_certs", "amqps": "cacertfile"}
+"""By scheme, the option of a URL that names the authorities to trust: redis-py's, and RabbitMQ's own."""
 _RABBITMQ_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _ESCAPE = "special characters in a password are written as %XX"
 _RABBITMQ = (
@@ -105,10 +107,11 @@ def parse_result_url(url: str) -> ServiceURL:
 
 
 def with_ca_file(url: str, ca_file: str | None) -> str:
-    """Return the URL, trusting the certificates in `ca_file` if it is a rediss:// one that names none."""
-    if not ca_file or not url.startswith("rediss://") or "ssl_ca_certs=" in url:
+    """Return the URL, trusting the certificates in `ca_file` if it asks for TLS and names none."""
+    option = _CA_OPTIONS.get(url.partition("://")[0])
+    if not ca_file or option is None or f"{option}=" in url:
         return url
-    return f"{url}{'&' if '?' in url else '?'}ssl_ca_certs={quote(ca_file)}"
+    return f"{url}{'&' if '?' in url else '?'}{option}={quote(ca_file)}"
 
 
 def usable(value: Any) -> None:

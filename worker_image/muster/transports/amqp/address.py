@@ -55,7 +55,7 @@ def virtual_host(path: str) -> str:
 
 
 def _tls(host: str, options: dict[str, str]) -> pika.SSLOptions:
-    context = ssl.create_default_context(cafile=options.get("ca_certs") or options.get("cacertfile"))
+    context = ssl.create_default_context(cafile=options.get("cacertfile"))
     if certificate := options.get("certfile"):
         context.load_cert_chain(certificate, options.get("keyfile"))
     return pika.SSLOptions(context, host)

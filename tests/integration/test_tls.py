@@ -1,0 +1,129 @@
+"""Redis and RabbitMQ behind TLS, with certificates of an authority that only this test trusts.
+
+The servers' certificates are for `localhost`. Whoever does not trust the authority gets one sentence.
+"""
+
+import pytest
+import trustme
+
+from brokers import OnRedis, claim, message, raws
+from muster import Muster
+from muster.core.effects import Publication
+from muster.errors import BrokerUnavailable
+from muster.settings.urls import with_ca_file
+from muster.transports.amqp.publisher import AmqpPublisher
+from muster.transports.base import Tick
+from rabbitmq import RabbitMQServer
+from servers import RedisServer, free_port
+from waiting import wait_for
+from workers import Worker
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A folder: an authority's certificate, another authority's, and the servers' certificate and key."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.crt")
+    trustme.CA().cert_pem.write_to_path(folder / "other.crt")
+    server = authority.issue_cert("localhost")
+    server.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def redis_url(certificates):
+    """A `rediss://` URL that trusts nobody yet."""
+    port = free_port()
+    pem = str(certificates / "server.pem")
+    options = [
+        *["--tls-port", str(port), "--tls-cert-file", pem, "--tls-key-file", pem],
+        *["--tls-ca-cert-file", str(certificates / "ca.crt"), "--tls-auth-clients", "no"],
+    ]
+    with RedisServer(options=options):
+        yield f"rediss://localhost:{port}/0"
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_url(certificates):
+    """An `amqps://` URL that trusts nobody yet."""
+    port = free_port()
+    configuration = (
+        f"listeners.ssl.1 = 127.0.0.1:{port}\n"
+        f"ssl_options.cacertfile = {certificates}/ca.crt\n"
+        f"ssl_options.certfile = {certificates}/server.pem\n"
+        f"ssl_options.keyfile = {certificates}/server.pem\n"
+        "ssl_options.verify = verify_none\n"
+    )
+    with RabbitMQServer(configuration) as server:
+        yield f"amqps://guest:guest@localhost:{port}//", server
+
+
+def trusting(url, certificates, name="ca.crt"):
+    return with_ca_file(url, str(certificates / name))
+
+
+def test_an_idle_worker_gets_its_message_over_tls(redis_url, certificates):
+    """The wait and the claim behind it come in one record: none of the two answers is overlooked."""
+    broker = OnRedis(trusting(redis_url, certificates))
+    transport = broker.transport()
+    watch = transport.watch(print)
+    for number in range(20):
+        watch.arm(2)
+        transport.tick(Tick())
+        broker.publish(message(str(number)))
+        seen = wait_for(
+            watch.look, until=lambda seen: seen.deliveries, what="the message", every_seconds=0.005
+        )
+        assert raws(seen.deliveries) == [message(str(number))]
+    assert claim(transport) == []
+    broker.close()
+
+
+def test_a_worker_and_its_client_on_tls(redis_url, certificates):
+    """From the call to the result, with broker and results behind TLS."""
+    url = trusting(redis_url, certificates)
+    with (
+        Worker("behaviour_app", "prefork", BROKER=url) as worker,
+        Muster("client", broker=url, backend=url) as client,
+    ):
+        worker.wait_ready()
+        assert client.send_task("b.add", (2, 3)).get(timeout=20) == 5
+
+
+@pytest.mark.parametrize("name", [None, "other.crt"])
+def test_a_redis_that_is_not_trusted(redis_url, certificates, name):
+    """Neither by the system, nor by an authority of somebody else's: one sentence."""
+    broker = OnRedis(trusting(redis_url, certificates, name) if name else redis_url)
+    with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+        broker.publish(message())
+    broker.close()
+
+
+def test_rabbitmq_over_tls(rabbitmq_url, certificates):
+    """Confirmed as without it, many messages at once too."""
+    url, server = rabbitmq_url
+    publisher = AmqpPublisher(trusting(url, certificates))
+    publisher.publish([Publication("mail", message(str(number))) for number in range(1200)])
+    publisher.close()
+    assert len(server.api("POST", "queues/%2F/mail/get", count=5000, ackmode="ack_requeue_false",
+                          encoding="auto")) == 1200  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [None, "other.crt"])
+def test_a_rabbitmq_that_is_not_trusted(rabbitmq_url, certificates, name):
+    """The same sentence."""
+    url, _ = rabbitmq_url
+    publisher = AmqpPublisher(trusting(url, certificates, name) if name else url)
+    with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+        publisher.publish([Publication("mail", message())])
+
+
+def test_a_rabbitmq_with_somebody_elses_name(rabbitmq_url, certificates):
+    """Its certificate is for localhost, and is not taken for another name's."""
+    url, _ = rabbitmq_url
+    publisher = AmqpPublisher(trusting(url, certificates).replace("localhost", "127.0.0.1"))
+    with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+        publisher.publish([Publication("mail", message())])
