@@ -74,6 +74,8 @@ class RabbitMQServer:
         self._log = Path(self._folder.name) / "rabbitmq.log"
         self._mapper: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._begins_at = 0
+        """Where in the log its present life begins."""
         self._numbers = itertools.count(1)
         folder = Path(self._folder.name)
         (folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
@@ -118,6 +120,7 @@ class RabbitMQServer:
                 [*dying_with_parent(), epmd, "-port", str(self._mapper_port), "-address", "127.0.0.1"],
                 stdin=subprocess.DEVNULL,
             )
+        self._begins_at = len(self.log())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*dying_with_parent(), self._program],
@@ -125,15 +128,21 @@ class RabbitMQServer:
                 stdout=log,
                 stderr=log,
                 env=self._environment,
+                cwd=self._folder.name,  # where it leaves a dump when it is in doubt
                 start_new_session=True,
             )
-        wait_for(self._answers, what=f"rabbitmq-server on port {self.port}", timeout_seconds=60)
+        try:
+            wait_for(self._is_up, what=f"rabbitmq-server on port {self.port}", timeout_seconds=90)
+        except BaseException:
+            self.close()
+            raise
         return self
 
-    def _answers(self) -> bool:
+    def _is_up(self) -> bool:
+        """Whether it has come up in this life: ports and API answer before, with whatever is ready then."""
         if not self.running:
             raise RuntimeError(f"rabbitmq-server on port {self.port} ended: {self.log()[-2000:]}")
-        return self.api("GET", "health/checks/local-alarms") is not None
+        return "Server startup complete" in self.log()[self._begins_at :]
 
     def api(self, method: str, path: str, **body: Any) -> Any:
         """Ask the server's HTTP API. Raises `ConnectionError` while it does not answer."""
@@ -201,7 +210,7 @@ class RabbitMQServer:
 
     def log(self) -> str:
         """What the server has printed in all its lives."""
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def close(self) -> None:
         """End the server and remove its folder."""

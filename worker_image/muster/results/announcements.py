@@ -117,6 +117,7 @@ class Announcements:
             try:
                 getattr(self._connection, command)(key)
             except (redis.RedisError, OSError):
+                self._connection.close()
                 self._connection = None
 
     def _until(self, key: str, awaited: _Awaited, deadline: float | None) -> bytes | None:
