@@ -207,7 +207,11 @@ class Shop:
     def extra_runs(self):
         """Return the broker's own count of starts beyond the first, by cause."""
         lines = self.redis("broker", "hgetall", "muster.extra_runs")
-        return {json.loads(key)[2]: int(count) for key, count in zip(lines[::2], lines[1::2], strict=True)}
+        counts = Counter()
+        for key, count in zip(lines[::2], lines[1::2], strict=True):
+            _queue, _task, cause = json.loads(key)
+            counts[cause] += int(count)
+        return counts
 
     def in_flight(self, pod):
         """Return how many messages the broker has down as being run by a pod's worker."""
@@ -223,9 +227,16 @@ class Shop:
         )
 
     def lose(self, pod):
-        """Take a pod away as its node's end would: `--force` alone leaves a container its grace period."""
-        self.cluster.kill_container(pod)
+        """Take a pod away as its node's end would; return how many messages it had in flight.
+
+        `kubectl delete --force` alone leaves a container its grace period, and one that is killed before its
+        pod is deleted is started again. Frozen, it begins and ends nothing between the two.
+        """
+        self.cluster.freeze_container(pod)
+        in_flight = self.in_flight(pod)
         self.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+        self.cluster.end_container(pod)
+        return in_flight
 
     def clear(self):
         """Empty the books, the broker's counts and its queue; the pool is as the example has it."""

@@ -5,6 +5,7 @@ It speaks through the official client's dynamic half, so that custom resources n
 knows nothing of Muster.
 """
 
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -185,6 +186,16 @@ class Cluster:
     def kill_container(self, pod: Manifest) -> None:
         """Send SIGKILL to the first process of a pod's first container; the kubelet starts it again."""
         self.on_node(pod["spec"]["nodeName"], *CTR, "kill", "--signal", "SIGKILL", container_id(pod))
+
+    def freeze_container(self, pod: Manifest) -> None:
+        """Let the processes of a pod's first container stand still, whatever signal comes."""
+        self.on_node(pod["spec"]["nodeName"], *CTR, "pause", container_id(pod))
+
+    def end_container(self, pod: Manifest) -> None:
+        """End a frozen container for good: its pod is deleted by then, so nobody starts it again."""
+        self.kill_container(pod)
+        with contextlib.suppress(ConnectionError):  # where the kernel ends it although it is frozen
+            self.on_node(pod["spec"]["nodeName"], *CTR, "resume", container_id(pod))
 
     def has_process(self, pod: Manifest) -> bool:
         """Whether the first container of a pod, which may be deleted by now, still has processes."""
