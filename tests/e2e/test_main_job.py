@@ -274,16 +274,17 @@ def test_the_task_of_the_only_worker_runs_again_after_it_was_killed(empty_shop: 
     """The only worker is killed and deleted by force, the pool paused to zero: resumed, it comes back for the
     task that only a lost claim tells of."""
     shop = empty_shop
-    shop.apply_pool(pool={"type": "prefork", "concurrency": 1})
+    alone = {"pool": {"type": "prefork", "concurrency": 1}, "scaling": {"minReplicas": 0, "maxReplicas": 1}}
+    shop.apply_pool(**alone)
     [task] = shop.send("shop.tasks.pack", ("only", 15))
     wait_for(shop.begun, what="it runs", timeout_seconds=90)
-    shop.apply_pool(pool={"type": "prefork", "concurrency": 1}, paused=True)
-    for pod in shop.pods().values():
-        shop.lose(pod)
+    [worker] = shop.pods().values()
+    shop.apply_pool(**alone, paused=True)
+    shop.lose(worker)  # it may be on its way out by now, with its task running
     shop.wait_size(0)
     assert shop.ended() == 0
     killed = time.time()
-    shop.apply_pool(pool={"type": "prefork", "concurrency": 1})
+    shop.apply_pool(**alone)
     books = shop.wait_ended([task], timeout_seconds=180)
     report(
         seconds_to_the_second_begin=f"{float(books.lines['start'][1][1]) - killed:.1f}",
