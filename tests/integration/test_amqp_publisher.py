@@ -142,7 +142,9 @@ def test_celery_and_we_share_the_queues_of_what_waits(rabbitmq, first):
 def test_celery_reads_what_we_send(rabbitmq):
     """Its worker's own request has task, arguments, id and expiry as they were given."""
     theirs = celery.Celery("shop", broker=rabbitmq.url, set_as_current=False)
-    theirs.task(add, name="shop.add")
+    theirs.task(
+        add, name="shop.add", shared=False
+    )  # else every application of Celery's in this process has it
     theirs.finalize()
     with Muster("shop", broker=rabbitmq.url) as ours:
         sent = ours.send_task("shop.add", (2,), {"y": 3}, queue="mail", priority=4)
