@@ -201,6 +201,29 @@ def test_a_connection_that_went_meanwhile_is_made_anew(far):
     assert ids(rabbitmq.messages("mail")) == ["0", "1", "2"]
 
 
+def test_a_call_that_is_interrupted_leaves_nothing_to_the_next(publisher, rabbitmq):
+    """A time limit ends it between sending and confirm: its connection is given up, the next has another."""
+    publisher.publish([Publication("mail", message("1"))])
+    [line] = publisher._pools[os.getpid()]._free
+    line._open_tags.add(10**6)  # sent, and never confirmed
+    with publisher._line() as lent:
+        assert lent is line
+    assert not line.is_open
+    publisher.publish([Publication("mail", message("2"))])
+    assert ids(rabbitmq.messages("mail")) == ["1", "2"]
+
+
+def test_a_channel_that_the_server_has_closed_is_no_error(publisher, rabbitmq):
+    """While nobody looked, for a question of earlier: the next call has another."""
+    publisher.publish([Publication("mail", message("1"))])
+    [line] = publisher._pools[os.getpid()]._free
+    line.channel.queue_declare("nowhere", passive=True)
+    line._pump(0.0)
+    wait_for(lambda: line.check() or True, until=lambda _: not line.is_open, what="the channel's end")
+    publisher.publish([Publication("mail", message("2"))])
+    assert ids(rabbitmq.messages("mail")) == ["1", "2"]
+
+
 def test_a_confirm_that_got_lost_is_an_error(far):
     """Whether the message is there is not known, and said; the next call has a new connection."""
     publisher, proxy, rabbitmq = far

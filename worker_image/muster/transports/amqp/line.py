@@ -73,6 +73,11 @@ class Line:
         return self._channel is not None and self._channel.is_open
 
     @property
+    def is_done(self) -> bool:
+        """Whether all that was sent has its confirm: not so when a call was interrupted."""
+        return not self._open_tags
+
+    @property
     def place(self) -> str:
         """The server that it is connected to, or tries first."""
         return place_of(self._places[0])
@@ -94,7 +99,7 @@ class Line:
 
     def _open(self, place: pika.ConnectionParameters) -> None:
         self.close()
-        self._reason, self.blocked = None, ""
+        self._reason, self._refused, self.blocked = None, None, ""
         self._loop = IOLoop()
         self._loop.activate_poller()
         self._connection = pika.SelectConnection(
@@ -208,13 +213,10 @@ class Line:
             return BrokerRefused(f"{where} refuses us: {last.reply_text}")
         return BrokerUnavailable(f"{where} cannot be reached: {str(last) or type(last).__name__}")
 
-    def check(self) -> None:
-        """Hear what the server has said meanwhile. Raises BrokerUnavailable when it has gone."""
-        self._wait(self._polled(), ANSWER_SECONDS)
-
-    def _polled(self) -> Callable[[], bool]:
+    def check(self) -> bool:
+        """Hear what the server has said meanwhile; return whether the line can still be used."""
         self._pump(0.0)
-        return lambda: self._reason is None and self._refused is None
+        return self.is_open
 
     def ask(self, question: Callable[[Callable[[Any], None]], object]) -> Any:
         """Ask what has an answer (`question` is given what to call with it), and return that.

@@ -166,19 +166,16 @@ class _Pool:
                 self._open(line)
                 yield line
             finally:
-                if line.is_open:
+                if line.is_open and line.is_done:
                     with self._lock:
                         self._free.append(line)
                 else:
                     line.close()
 
     def _open(self, line: Line) -> None:
-        if line.is_open:
-            try:
-                line.check()
-            except BrokerUnavailable:  # it went while nobody looked: nothing of ours was on its way
-                line.close()
-        if not line.is_open:
+        if not (
+            line.is_open and line.check()
+        ):  # it may have gone while nobody looked, and nothing was on its way
             line.open()
 
     def close(self) -> None:
