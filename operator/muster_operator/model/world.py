@@ -60,8 +60,8 @@ class QueueReading:
     """Of claimed and running: those whose lease is over, so that nobody works on them."""
     due: int = 0
     """Of waiting: those whose ETA comes within the time that a pod needs to start."""
-    waiting: int = 0
-    """All that wait for an ETA."""
+    waiting: int | None = 0
+    """All that wait for an ETA; None: some do on the broker, and it does not tell for which queue."""
     dead: int = 0
     """Dead letters."""
     oldest_age_seconds: float | None = None

@@ -29,7 +29,7 @@ from muster.settings.kinds import (
     queue_type,
     redis_options,
 )
-from muster.settings.urls import can_be_published_to, usable
+from muster.settings.urls import usable_broker, usable_results
 
 
 class Standing(StrEnum):
@@ -117,7 +117,7 @@ TABLE: tuple[Setting, ...] = (
               note="A due time of a crontab older than this is missed for good. For a `Schedule`: "
                    "startingDeadlineSeconds."),
     # broker
-    _honoured("broker_url", ANY, None, check=can_be_published_to,
+    _honoured("broker_url", ANY, None, check=usable_broker,
               note="The broker: redis://, rediss:// or sqlite:///."),
     _refused("broker_read_url", ANY, None,
              note="Use broker_url: one broker for both directions."),
@@ -314,7 +314,7 @@ TABLE: tuple[Setting, ...] = (
     _accepted("redis_socket_keepalive", ANY, False, old="CELERY_REDIS_SOCKET_KEEPALIVE",
               note="The URL may carry it, as redis_socket_timeout."),
     # result
-    _honoured("result_backend", TEXT, None, old="CELERY_RESULT_BACKEND", check=usable,
+    _honoured("result_backend", TEXT, None, old="CELERY_RESULT_BACKEND", check=usable_results,
               note="Where results are kept: redis://, rediss:// or sqlite:///. Without it they are ignored."),
     _accepted("result_cache_max", ANY, -1, old="CELERY_MAX_CACHED_RESULTS",
               note="Results are not cached in the client."),

@@ -11,14 +11,12 @@ import msgspec
 from muster.errors import ConfigurationError
 
 _KNOWN = "redis://, rediss://, unix:// or sqlite:///"
+_BROKERS = f"amqp://, amqps://, {_KNOWN}"
 _CA_OPTIONS = {"rediss": "ssl_ca_certs", "amqps": "cacertfile"}
 """By scheme, the option of a URL that names the authorities to trust: redis-py's, and RabbitMQ's own."""
 _RABBITMQ_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _ESCAPE = "special characters in a password are written as %XX"
-_RABBITMQ = (
-    "is RabbitMQ's: clients publish to it already, workers and beat come with the next version; until then "
-    "use redis:// or sqlite:///"
-)
+_RABBITMQ = "is RabbitMQ's, where no results can be kept; use redis:// or sqlite:///"
 _SENTINEL = "is Redis Sentinel's, which comes in a later version; name one server with redis://"
 
 _NOT_HERE = {
@@ -47,6 +45,9 @@ class ServiceURL(msgspec.Struct, frozen=True):
 
 def mask(url: str) -> str:
     """Return the URL with `***` for its password, and for all before the @ when in doubt."""
+    servers = url.split(";")
+    if len(servers) > 1 and all(_wrong_server(server.strip()) is None for server in servers):
+        return ";".join(map(mask, servers))
     head, separator, rest = url.partition("://")
     if not separator:
         return f"***@{url.rpartition('@')[2]}" if "@" in url else url
@@ -89,8 +90,16 @@ def _wrong(url: Any) -> str | None:
     return None
 
 
-def _parse(url: str, what: str) -> ServiceURL:
+def _wrong_broker(url: Any) -> str | None:
+    """Do the same for a broker's URL, which may name RabbitMQ, and several servers of it behind `;`."""
+    if isinstance(url, str) and url.partition(":")[0] in _RABBITMQ_SCHEMES:
+        wrongs = (_wrong_server(server) for server in map(str.strip, url.split(";")) if server)
+        return next((wrong for wrong in wrongs if wrong), None)
     wrong = _wrong(url)
+    return wrong and wrong.replace(_KNOWN, _BROKERS)
+
+
+def _checked(url: str, what: str, wrong: str | None) -> ServiceURL:
     if wrong:
         raise ConfigurationError(f"the {what} URL {mask(str(url))!r} {wrong}")
     return ServiceURL(url, urlsplit(url).scheme)
@@ -98,12 +107,12 @@ def _parse(url: str, what: str) -> ServiceURL:
 
 def parse_broker_url(url: str) -> ServiceURL:
     """Return the broker's URL. Raises ConfigurationError: what is wrong, without a password."""
-    return _parse(url, "broker")
+    return _checked(url, "broker", _wrong_broker(url))
 
 
 def parse_result_url(url: str) -> ServiceURL:
     """Return the result store's URL. Raises ConfigurationError as `parse_broker_url` does."""
-    return _parse(url, "result backend")
+    return _checked(url, "result backend", _wrong(url))
 
 
 def with_ca_file(url: str, ca_file: str | None) -> str:
@@ -114,22 +123,16 @@ def with_ca_file(url: str, ca_file: str | None) -> str:
     return f"{url}{'&' if '?' in url else '?'}{option}={quote(ca_file)}"
 
 
-def usable(value: Any) -> None:
+def usable_results(value: Any) -> None:
     """Check a setting's value. Raises ValueError."""
-    wrong = _wrong(value)
-    if wrong:
+    if wrong := _wrong(value):
         raise ValueError(f"{mask(str(value))!r} {wrong}")
 
 
-def can_be_published_to(value: Any) -> None:
-    """Check a setting's value: a broker for clients may be RabbitMQ, several servers behind `;` too."""
-    if not (isinstance(value, str) and urlsplit(value).scheme in _RABBITMQ_SCHEMES):
-        usable(value)
-        return
-    for url in filter(None, map(str.strip, value.split(";"))):
-        wrong = _wrong_server(url)
-        if wrong:
-            raise ValueError(f"{mask(url)!r} {wrong}")
+def usable_broker(value: Any) -> None:
+    """Check a setting's value. Raises ValueError."""
+    if wrong := _wrong_broker(value):
+        raise ValueError(f"{mask(str(value))!r} {wrong}")
 
 
 def _wrong_server(url: str) -> str | None:

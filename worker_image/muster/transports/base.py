@@ -49,6 +49,9 @@ class Delivery(msgspec.Struct, frozen=True):
     raw: bytes
     running: bool
     """True: the broker already has it down as running; False: `Turn.start` must come first."""
+    suspect: bool = False
+    """Its last worker was lost, and the broker does not tell whether it had begun: it runs alone, and its
+    start counts as an extra run. Losses that the message itself notes are certain."""
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +111,11 @@ class Turn(msgspec.Struct, kw_only=True):
 class Turned(msgspec.Struct, kw_only=True):
     """The broker's answer, confirmed."""
 
-    settled: Sequence[bool] = ()
-    """For each settlement: was the lease still ours? False: somebody else has the message now."""
+    settled: Sequence[bool | None] = ()
+    """For each settlement: was the lease still ours? False: somebody else has the message now. None: nothing
+    has been done yet (the broker takes no messages now, which this one needs); it has to be said again."""
+    unsent: Mapping[str, str] = {}
+    """Token → why a sending was not done; empty: not yet, and it has to be said again."""
     started: Sequence[bool] = ()
     """For each start: is it ours to run?"""
     put_off: Mapping[str, float] = {}
@@ -237,8 +243,8 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
     """Of claimed and running: how many leases are over, so that nobody works on them."""
     due: int
     """Waiting messages whose ETA falls within the horizon."""
-    waiting: int
-    """All messages that wait for an ETA."""
+    waiting: int | None
+    """All messages that wait for an ETA; None: some do on this broker, and nobody can say for which queue."""
     dead: int
     oldest: Age | None = None
     """How long the message has waited that waits longest, of those that come next in each priority list.
@@ -249,7 +255,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a broker says of itself."""
 
     type: str
-    """`Redis` or `SQLite`."""
+    """`Redis`, `RabbitMQ` or `SQLite`."""
     version: str = ""
     eviction_policy: str = ""
     """Redis' maxmemory-policy; empty where there is none."""

@@ -28,13 +28,17 @@ def _scheme(url: str) -> str:
         return scheme
     if scheme in RABBITMQ_SCHEMES:
         raise ConfigurationError(
-            "to RabbitMQ this version only publishes: for workers, beat and control use redis://, rediss:// "
-            "or sqlite:///"
+            "RabbitMQ has no place for schedules in this version: use redis:// or rediss://"
         )
     raise ConfigurationError(
         f"no transport for a broker URL that begins with {scheme or url.split('://', 1)[0]!r}: "
-        "use redis://, rediss:// or sqlite:///"
+        "use amqp://, amqps://, redis://, rediss:// or sqlite:///"
     )
+
+
+def is_rabbitmq(url: str) -> bool:
+    """Whether a broker URL names RabbitMQ."""
+    return urlsplit(url).scheme in RABBITMQ_SCHEMES
 
 
 def redis_keys(options: Mapping[str, Any]) -> RedisKeys:
@@ -63,6 +67,8 @@ def _server(url: str, options: Mapping[str, Any], *, for_tasks: bool = False) ->
 
 def same_database(one: str, other: str) -> bool:
     """Whether two URLs name one database, so that one transaction covers both."""
+    if is_rabbitmq(one):
+        return False
     if _scheme(one) == "sqlite" or urlsplit(other).scheme == "sqlite":
         return one == other
     from muster.redis_client import place_of
@@ -80,11 +86,27 @@ def connect_transport(
     dead_letters: Mapping[str, DeadLetter],
     options: Mapping[str, Any],
     results_prefix: str | None,
+    delayed_type: str = "quorum",
+    create_missing_queues: bool = True,
 ) -> Transport:
     """Return a worker's transport. `results_prefix`: key prefix of results in the same database, else None.
 
-    `options` are Celery's `broker_transport_options`. Raises ConfigurationError.
+    `options` are Celery's `broker_transport_options`. What has a default is for RabbitMQ only; see
+    `muster.transports.amqp.transport`. Raises ConfigurationError.
     """
+    if is_rabbitmq(url):
+        from muster.transports.amqp.transport import AmqpTransport
+
+        return AmqpTransport(
+            url,
+            queues=queues,
+            worker=worker,
+            pool=pool,
+            lease_seconds=lease_seconds,
+            dead_letters=dead_letters,
+            delayed_type=delayed_type,
+            create_missing_queues=create_missing_queues,
+        )
     if _scheme(url) == "sqlite":
         from muster.transports.sqlite import SQLiteTransport
 
@@ -123,7 +145,7 @@ def connect_publisher(
 
     What has a default is for RabbitMQ only; see `muster.transports.amqp.publisher`.
     """
-    if urlsplit(url).scheme in RABBITMQ_SCHEMES:
+    if is_rabbitmq(url):
         from muster.transports.amqp.publisher import POOL_LIMIT, AmqpPublisher
 
         return AmqpPublisher(
@@ -143,6 +165,10 @@ def connect_publisher(
 
 def connect_observer(url: str, options: Mapping[str, Any], dead_letters: Mapping[str, str]) -> Observer:
     """Return a reader of queues and reports. Raises ConfigurationError."""
+    if is_rabbitmq(url):
+        from muster.transports.amqp.observer import AmqpObserver
+
+        return AmqpObserver(url, dead_letters)
     if _scheme(url) == "sqlite":
         from muster.transports.sqlite import SQLiteObserver
 

@@ -55,8 +55,13 @@ class _Envelope(msgspec.Struct):
     cause: str = msgspec.field(name=CAUSE_FIELD, default="")
 
 
+def _plain(value: Any) -> Any:
+    """Return what JSON has in place of a client library's own type: pika's 64-bit numbers are some."""
+    return int(value) if isinstance(value, int) else str(value)
+
+
 _decode: Final = msgspec.json.Decoder(_Envelope).decode
-_encode: Final = msgspec.json.Encoder().encode
+_encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def to_amqp(raw: bytes) -> AmqpMessage:
@@ -135,5 +140,5 @@ def from_amqp(
         }
     try:
         return _encode(envelope)
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
-        return json.dumps(envelope, default=str).encode()
+    except (ValueError, TypeError, RecursionError):  # such as half a surrogate pair, which JSON can escape
+        return json.dumps(envelope, default=_plain).encode()

@@ -38,6 +38,10 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     """It ends when it is drained: it was told to, by SIGTERM or by message."""
     ready: bool = True
     tasks: dict[str, TaskStatistics] = {}
+    hands: dict[str, tuple[int, int]] = {}
+    """Queue → (claimed, running) of the messages in hand; where the broker pushes them it cannot tell."""
+    extra_runs: list[tuple[str, str, str, int]] = []
+    """(queue, task, cause, how often) of starts beyond the first."""
     settings: dict[str, str] = {}
     """What is effective, as text, for people and for conditions that compare it with the manifest."""
 

@@ -46,6 +46,13 @@ class Held(msgspec.Struct):
     """The broker has counted it for the rate of all workers."""
 
     @property
+    def extra_cause(self) -> str:
+        """What made a start of it one beyond the first; empty: it is the first."""
+        if self.message.losses:
+            return self.message.cause or "Unknown"
+        return "Redelivered" if self.delivery.suspect else ""
+
+    @property
     def asks(self) -> bool:
         """Whether the broker is asked for its start; else for its early ack."""
         return self.policy.acks_late or (self.policy.global_rate is not None and not self.paced)
@@ -157,7 +164,7 @@ class Hands:
             self._next_number += 1
             policy = admission.policy
             soft, hard = limits(message, policy)
-            job = Job(number, delivery.queue, raw, soft, hard, admission.alone)
+            job = Job(number, delivery.queue, raw, soft, hard, admission.alone or delivery.suspect)
             held = Held(delivery, message, policy, job)
             if delivery.running and policy.acks_late and policy.global_rate is None:
                 if policy.rate is not None and not self._may_start(held, now):
@@ -270,10 +277,8 @@ class Hands:
         """Return what the broker is asked before a job is handed over."""
         held = self.held[number]
         extra = ""
-        if held.message.losses:
-            extra = msgspec.json.encode(
-                [held.delivery.queue, held.message.task, held.message.cause or "Unknown"]
-            ).decode()
+        if cause := held.extra_cause:
+            extra = msgspec.json.encode([held.delivery.queue, held.message.task, cause]).decode()
         rate = held.policy.global_rate
         return Start(held.delivery.tag, held.delivery.queue, extra, held.message.task if rate else "", rate)
 
@@ -286,9 +291,8 @@ class Hands:
         """Note that the broker lets it start. Returns the job, unless its early ack has yet to follow."""
         held = self.held[number]
         if held.policy.acks_late:
-            if held.message.losses:
+            if cause := held.extra_cause:
                 counts = self._tally.task(held.delivery.queue, held.message.task).extra
-                cause = held.message.cause or "Unknown"
                 counts[cause] = counts.get(cause, 0) + 1
             return held.job
         held.paced = True

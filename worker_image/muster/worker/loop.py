@@ -464,7 +464,7 @@ class WorkerLoop:
             self.tally,
             running,
             slots=self.slots,
-            held=len(self._hands.held),
+            held={number: held.delivery.queue for number, held in self._hands.held.items()},
             draining=self.draining,
             drained=drained,
             leaving=self._leave_asked,
@@ -579,8 +579,7 @@ class WorkerLoop:
         if begun:
             hands.begun = []
         self._settled(turned.settled)
-        if self._asked:
-            self._answer("")
+        self._sent(turned.unsent)
         submit: list[Job] = []
         again = False
         now = turned.now
@@ -596,8 +595,8 @@ class WorkerLoop:
                 hands.put_off(number, turned.put_off[tag] - now)
             else:
                 del hands.held[number]
-        for number, ours in zip(early, turned.settled[len(turned.settled) - len(early) :], strict=True):
-            if ours:
+        for number, acked in zip(early, turned.settled[len(turned.settled) - len(early) :], strict=True):
+            if acked:
                 submit.append(hands.acked(number))
             else:
                 hands.leave_to_others(number)
@@ -659,8 +658,11 @@ class WorkerLoop:
             self._store_away = None
         return True
 
-    def _settled(self, bits: Sequence[bool]) -> None:
+    def _settled(self, bits: Sequence[bool | None]) -> None:
+        again = [settlement for settlement, ours in zip(self._settling, bits, strict=False) if ours is None]
         for number, (settlement, ours) in enumerate(zip(self._settling, bits, strict=False)):
+            if ours is None:
+                continue
             if not ours:
                 logger.warning(
                     "a message of queue %s was no longer ours when it was done (%s): %s",
@@ -672,8 +674,22 @@ class WorkerLoop:
                 )
             elif settlement.verdict is Verdict.DEAD:
                 self.tally.buried(settlement.queue, settlement.reason)
-        self._settling = []
-        self._unanswered = 0
+        self._settling = again
+        self._unanswered = len(again)
+
+    def _sent(self, unsent: Mapping[str, str]) -> None:
+        """Let the tasks go on whose messages were sent, or cannot be; the others wait on."""
+        asked, self._asked = (
+            self._asked,
+            [each for each in self._asked if unsent.get(each.sending.token) == ""],
+        )
+        done: dict[str, list[int]] = {}
+        for each in asked:
+            error = unsent.get(each.sending.token)
+            if error != "":
+                done.setdefault(error or "", []).append(each.token)
+        for error, tokens in done.items():
+            self._pool.published(tokens, error)
 
     def _due_in(self, seconds: float) -> None:
         """Note that a message which we have put off is due then."""

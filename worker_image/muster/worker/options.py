@@ -82,6 +82,10 @@ class WorkerOptions:
     broker_url: str
     """Empty only before `with_application`."""
     broker_transport_options: Mapping[str, Any]
+    delayed_delivery_type: str
+    """RabbitMQ: of the queues in which messages wait for their time."""
+    create_missing_queues: bool
+    """RabbitMQ: whether a queue that is not there is declared, or waited for."""
     retry_on_startup: bool
     """Whether a broker that is away at the start is waited for."""
     result_backend: str
@@ -222,6 +226,8 @@ class _Sources:
 APPLICATION_SETTINGS = (
     "broker_url",
     "broker_transport_options",
+    "broker_native_delayed_delivery_queue_type",
+    "task_create_missing_queues",
     "broker_connection_retry_on_startup",
     "result_backend",
     "result_backend_transport_options",
@@ -298,6 +304,10 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
         include=pick("include", default=()),
         broker_url=broker_url,
         broker_transport_options=pick("broker_transport_options", setting="broker_transport_options"),
+        delayed_delivery_type=pick(
+            "delayed_delivery_type", setting="broker_native_delayed_delivery_queue_type"
+        ),
+        create_missing_queues=pick("create_missing_queues", setting="task_create_missing_queues"),
         retry_on_startup=pick("retry_on_startup", setting="broker_connection_retry_on_startup", default=True),
         result_backend=result_backend,
         result_backend_transport_options=pick(

@@ -4,7 +4,7 @@ The loop calls it at each tick. It reads the loop's own counts and sends nothing
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from muster.pools.base import Running
 from muster.wire.report import TaskStatistics, WorkerReport
@@ -24,12 +24,12 @@ def make_report(
     running: Sequence[Running],
     *,
     slots: int,
-    held: int,
+    held: Mapping[int, str],
     draining: bool,
     drained: bool,
     leaving: bool,
 ) -> WorkerReport:
-    """Return the report of a worker that holds `held` messages, those that run among them."""
+    """Return the report of a worker that holds messages, by number with their queue, those that run too."""
     tasks: dict[str, TaskStatistics] = {}
     for (_, task), counts in tally.tasks.items():
         before = tasks.get(task, TaskStatistics())
@@ -48,12 +48,26 @@ def make_report(
         queues=list(settings.queues),
         slots=slots,
         busy=len(running),
-        claimed=max(0, held - len(running)),
+        claimed=max(0, len(held) - len(running)),
         oldest_start_age_seconds=max((r.age_seconds for r in running), default=None),
         draining=draining,
         drained=drained,
         leaving=leaving,
         ready=not draining,
         tasks=tasks,
+        hands=_by_queue(held, {run.number for run in running}),
+        extra_runs=[
+            (queue, task, cause, count)
+            for (queue, task), counts in tally.tasks.items()
+            for cause, count in counts.extra.items()
+        ],
         settings=dict(settings.effective),
     )
+
+
+def _by_queue(held: Mapping[int, str], running: Container[int]) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for number, queue in held.items():
+        claimed, runs = found.get(queue, (0, 0))
+        found[queue] = (claimed, runs + 1) if number in running else (claimed + 1, runs)
+    return found

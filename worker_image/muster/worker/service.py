@@ -129,6 +129,8 @@ def connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
         dead_letters=options.dead_letters,
         options=options.broker_transport_options,
         results_prefix=prefix if joined else None,
+        delayed_type=options.delayed_delivery_type,
+        create_missing_queues=options.create_missing_queues,
     )
     if joined or not options.result_backend:
         return transport, None

@@ -88,7 +88,8 @@ def _retain(seen: QueueSnapshot, why: str) -> Plan:
 
 
 def _held(reading: QueueReading) -> int:
-    return reading.ready + reading.claimed + reading.running + reading.waiting + reading.dead
+    waiting = 1 if reading.waiting is None else reading.waiting  # some may be this queue's
+    return reading.ready + reading.claimed + reading.running + waiting + reading.dead
 
 
 def _finalizer(seen: QueueSnapshot, *, present: bool) -> SetFinalizer:
@@ -114,7 +115,7 @@ def _status(seen: QueueSnapshot) -> TaskQueueStatus:
         type=queue_conditions.effective_type(seen) or queue.status.type,
         depth=rounded(figures.ready) if figures else None,
         in_flight=rounded(figures.claimed + figures.running) if figures else None,
-        delayed=rounded(figures.waiting) if figures else None,
+        delayed=rounded(figures.waiting) if figures and figures.waiting is not None else None,
         dead_letters=rounded(figures.dead) if figures else None,
         oldest_age=rounded_age(figures.oldest_age_seconds) if figures else None,
         oldest_age_source=figures.oldest_age_source if figures else None,

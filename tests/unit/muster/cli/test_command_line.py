@@ -78,7 +78,7 @@ WRONG = [
     ("worker -A shop:nothing", "has no 'nothing'"),
     ("worker -A broken", "ModuleNotFoundError: No module named 'shopping_basket'"),
     ("worker -A wrong", "did you mean task_acks_late?"),
-    ("-A shop worker -b localhost", "does not begin with redis://"),
+    ("-A shop worker -b localhost", "does not begin with amqp://"),
     ("-A shop worker -b redis://:hidden@host:99999/0", "its port is a number below 65536"),
     ("-A shop worker -c none", "must be a whole number"),
     ("-A shop worker -B", "run `muster beat` beside the workers"),
@@ -92,7 +92,7 @@ WRONG = [
 WRONG_ON_THE_LINE = [
     ("-A nowhere worker -P threads", "there is no module 'nowhere' here"),
     ("-A nowhere worker -P solo", "there is no module 'nowhere' here"),
-    ("-A shop -b amqp://guest:hidden@host// worker", "workers and beat come with the next version"),
+    ("-A shop -b amqp://guest:hidden@host:0// worker", "no usable host and port"),
     ("-A shop worker --result-backend rpc://", "keep results in redis:// or sqlite:///"),
     ("-A shop worker -P gevent", "use threads"),
     ("-A shop worker -P fast", "use prefork, threads or solo"),

@@ -1,7 +1,7 @@
 """One connection to RabbitMQ with one channel, driven by whoever calls: no thread and no loop of its own.
 
-Publishers are made of lines. It knows pika, frames and confirms, and turns what goes wrong into our errors;
-what a message or a queue is for, it does not know.
+Publishers, workers' transports and observers are made of lines. It knows pika, frames and confirms, and turns
+what goes wrong into our errors; what a message or a queue is for, it does not know.
 """
 
 import logging
@@ -12,11 +12,11 @@ from typing import Any, Final
 import msgspec
 import pika
 from pika import exceptions as amqp
-from pika.adapters.select_connection import IOLoop
 from pika.spec import Basic
 
 from muster.errors import BrokerBlocked, BrokerRefused, BrokerUnavailable
 from muster.transports.amqp.address import CONNECT_SECONDS, place_of
+from muster.transports.amqp.ioloop import OnDemandLoop
 
 # it logs every lost connection as an error, with its own stack; we raise ours instead. Who wants to read
 # pika's words sets its level.
@@ -39,6 +39,17 @@ class Parcel(msgspec.Struct, frozen=True):
     body: bytes
     properties: Any
     """pika's BasicProperties."""
+    mandatory: bool = True
+    """Whether it is returned when it reaches no queue; else it is dropped."""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """What the server has said of parcels."""
+
+    returned: set[tuple[str, str]]
+    """(exchange, routing key) of those that reached no queue."""
+    rejected: list[int]
+    """Which of them, by their place, a queue has rejected."""
 
 
 class Refusal(Exception):
@@ -50,11 +61,15 @@ class Refusal(Exception):
 
 
 class Line:
-    """See the module. Not thread-safe. Its methods raise BrokerUnavailable when the server is away."""
+    """See the module. Not thread-safe. Its methods raise BrokerUnavailable when the server is away.
 
-    def __init__(self, places: Sequence[pika.ConnectionParameters]) -> None:
+    `loop` is one that outlives the connection, for who waits for its descriptor; by default it has its own.
+    """
+
+    def __init__(self, places: Sequence[pika.ConnectionParameters], loop: OnDemandLoop | None = None) -> None:
         self._places = list(places)
-        self._loop: Any = None
+        self._given = loop
+        self._loop: OnDemandLoop | None = None
         self._connection: Any = None
         self._channel: Any = None
         self._reason: BaseException | None = None
@@ -82,6 +97,13 @@ class Line:
         """The server that it is connected to, or tries first."""
         return place_of(self._places[0])
 
+    @property
+    def server_version(self) -> str:
+        """What the server says of itself."""
+        told = self._connection.server_properties or {} if self._connection is not None else {}
+        version = told.get("version", "")
+        return version.decode() if isinstance(version, bytes) else str(version)
+
     def open(self) -> None:
         """Connect to the first server that answers; that one stays the first. Raises BrokerUnavailable."""
         failures = []
@@ -100,8 +122,7 @@ class Line:
     def _open(self, place: pika.ConnectionParameters) -> None:
         self.close()
         self._reason, self._refused, self.blocked = None, None, ""
-        self._loop = IOLoop()
-        self._loop.activate_poller()
+        self._loop = self._given or OnDemandLoop()
         self._connection = pika.SelectConnection(
             place,
             on_open_callback=lambda _connection: None,
@@ -111,7 +132,7 @@ class Line:
         )
         self._connection.add_on_connection_blocked_callback(self._on_blocked)
         self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        self._wait(lambda: self._connection.is_open, 3 * CONNECT_SECONDS)
+        self.wait(lambda: self._connection.is_open, 3 * CONNECT_SECONDS)
         self._open_channel()
 
     def _open_channel(self) -> None:
@@ -121,7 +142,7 @@ class Line:
         self._channel = self._connection.channel()
         self._channel.add_on_close_callback(self._on_channel_closed)
         self._channel.add_on_return_callback(self._on_returned)
-        self._wait(lambda: self._channel.is_open, CONNECT_SECONDS)
+        self.wait(lambda: self._channel.is_open, CONNECT_SECONDS)
         self.ask(lambda done: self._channel.confirm_delivery(self._on_confirmed, done))
 
     def close(self) -> None:
@@ -136,8 +157,8 @@ class Line:
             if not connection.is_closed:  # a server that takes no messages hears nothing else either
                 connection._adapter_disconnect_stream()  # noqa: SLF001 - there is no other name for it
                 self._let_end(connection)
-        self._loop.deactivate_poller()
-        self._loop.close()
+        if self._given is None:
+            self._loop.close()
         self._loop = None
 
     def _let_end(self, connection: Any) -> None:
@@ -175,12 +196,10 @@ class Line:
 
     def _pump(self, seconds: float) -> None:
         """Let pika work for once, waiting no longer than so."""
-        timer = self._loop.call_later(seconds, lambda: None)
-        self._loop.poll()
-        self._loop.process_timeouts()
-        self._loop.remove_timeout(timer)
+        if self._loop is not None:
+            self._loop.go_round(seconds)
 
-    def _wait(self, until: Callable[[], object], seconds: float) -> None:
+    def wait(self, until: Callable[[], object], seconds: float) -> None:
         """Wait for something. Raises Refusal when the channel is closed for it, BrokerUnavailable else."""
         end = time.monotonic() + seconds
         while not until():
@@ -218,6 +237,22 @@ class Line:
         self._pump(0.0)
         return self.is_open
 
+    def serve(self) -> None:
+        """Hear what the server has said meanwhile. Raises what is wrong when the line cannot be used."""
+        self._pump(0.0)
+        if self._refused is not None:
+            raise BrokerUnavailable(f"RabbitMQ at {self.place} has closed our channel: {self._refused}")
+        if self._reason is not None:
+            raise self._error(self._reason)
+        if not self.is_open:
+            raise BrokerUnavailable(f"RabbitMQ at {self.place} is not connected")
+
+    def new_channel(self) -> "SideChannel":
+        """Return one more channel, without confirms: what the server closes it for concerns no other."""
+        side = SideChannel(self, self._connection.channel())
+        self.wait(lambda: side.channel.is_open or side.channel.is_closed, CONNECT_SECONDS)
+        return side
+
     def ask(self, question: Callable[[Callable[[Any], None]], object]) -> Any:
         """Ask what has an answer (`question` is given what to call with it), and return that.
 
@@ -225,7 +260,7 @@ class Line:
         """
         answers: list[Any] = []
         question(answers.append)
-        self._wait(lambda: answers, ANSWER_SECONDS)
+        self.wait(lambda: answers, ANSWER_SECONDS)
         return answers[0]
 
     @property
@@ -233,31 +268,61 @@ class Line:
         """Pika's channel, for questions."""
         return self._channel
 
-    def publish(self, parcels: Sequence[Parcel], seconds: float) -> tuple[set[tuple[str, str]], int]:
+    def publish(self, parcels: Sequence[Parcel], seconds: float) -> Answered:
         """Publish, and wait for the confirms.
 
-        Returns (exchange, routing key) of those that reached no queue, and how many a queue has rejected.
         Raises Refusal for an exchange that is not there; what was confirmed before is not said then.
         """
         if self.blocked:  # nothing is sent that would be carried out when we have given up
-            self._wait(lambda: not self.blocked, seconds)
+            self.wait(lambda: not self.blocked, seconds)
         self._returned, self._rejected = [], set()
         end = time.monotonic() + seconds
+        first = self._sent + 1
         for parcel in parcels:
             if len(self._open_tags) >= WINDOW:
-                self._wait(
+                self.wait(
                     lambda: len(self._open_tags) < WINDOW // 2 or self._refused is not None,
                     end - time.monotonic(),
                 )
             if self._refused is not None or self._reason is not None:
                 break
             self._channel.basic_publish(
-                parcel.exchange, parcel.routing_key, parcel.body, parcel.properties, mandatory=True
+                parcel.exchange, parcel.routing_key, parcel.body, parcel.properties, parcel.mandatory
             )
             self._sent += 1
             self._open_tags.add(self._sent)
-        self._wait(lambda: not self._open_tags and self._refused is None, max(0.0, end - time.monotonic()))
-        return set(self._returned), len(self._rejected)
+        self.wait(lambda: not self._open_tags and self._refused is None, max(0.0, end - time.monotonic()))
+        return Answered(set(self._returned), sorted(tag - first for tag in self._rejected))
+
+
+class SideChannel:
+    """A channel beside the line's own, on the same connection."""
+
+    def __init__(self, line: Line, channel: Any) -> None:
+        self._line = line
+        self.channel = channel
+        self._refused: Refusal | None = None
+        channel.add_on_close_callback(self._on_closed)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return bool(self.channel.is_open)
+
+    def _on_closed(self, _channel: Any, reason: BaseException) -> None:
+        code, text = getattr(reason, "reply_code", 0), getattr(reason, "reply_text", str(reason))
+        self._refused = Refusal(code, text)
+
+    def ask(self, question: Callable[[Callable[[Any], None]], object]) -> Any:
+        """Ask what has an answer, as `Line.ask` does. Raises Refusal: then the channel is closed."""
+        answers: list[Any] = []
+        if self._refused is None:
+            question(answers.append)
+        self._line.wait(lambda: answers or self._refused is not None, ANSWER_SECONDS)
+        if not answers:
+            assert self._refused is not None
+            raise self._refused
+        return answers[0]
 
 
 def _innermost(reason: BaseException) -> BaseException:

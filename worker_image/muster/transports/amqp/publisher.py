@@ -7,7 +7,6 @@ calls: a server that has gone without a word shows when a confirm does not come.
 
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -15,25 +14,13 @@ from typing import Final
 import pika
 
 from muster.core.effects import Publication
-from muster.errors import BrokerBlocked, BrokerUnavailable, UnroutableMessage
+from muster.errors import BrokerBlocked, UnroutableMessage
 from muster.transports.amqp.address import addresses
-from muster.transports.amqp.delayed import (
-    ENTRY,
-    Exchange,
-    ExchangeBinding,
-    Queue,
-    QueueBinding,
-    layout,
-    return_of,
-    routing_key,
-)
-from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
-from muster.wire.amqp import to_amqp
+from muster.transports.amqp.line import Line
+from muster.transports.amqp.outbox import CONFIRM_SECONDS, Outbox, letter
 
 POOL_LIMIT: Final = 10
 """How many connections a process has at most, as Celery's `broker_pool_limit`."""
-CONFIRM_SECONDS: Final = 10.0
-"""How long a call waits for its confirms, and for a server that takes no messages now."""
 
 
 class AmqpPublisher:
@@ -78,67 +65,24 @@ class AmqpPublisher:
         if not publications:
             return
         with self._line() as line:
-            try:
-                self._publish(line, publications)
-            except Refusal as refusal:
-                raise BrokerUnavailable(
-                    f"RabbitMQ at {line.place} answers with an error: {refusal}"
-                ) from None
-
-    def _publish(self, line: Line, publications: Sequence[Publication]) -> None:
-        now = time.time()
-        late = {p.queue for p in publications if p.eta > now}
-        if late:
-            self._prepare_delays(line, late)
-        missing = self._send(line, publications, now)
-        if missing and self._declares:
-            for queue in sorted({publication.queue for publication in missing}):
-                self._declare(line, queue)
-            missing = self._send(line, missing, now)
-        if missing:
-            names = ", ".join(sorted({repr(publication.queue) for publication in missing}))
-            raise UnroutableMessage(
-                f"RabbitMQ at {line.place} has no queue {names}, and {len(missing)} messages are nowhere: "
-                "declare it, by a TaskQueue or by a worker that consumes it"
+            outbox = Outbox(
+                line,
+                delayed_type=self._delayed_type,
+                declares=self._declares,
+                confirm_seconds=self._confirm_seconds,
             )
-
-    def _send(self, line: Line, publications: Sequence[Publication], now: float) -> list[Publication]:
-        """Publish; return those for which there is no queue."""
-        parcels = [_parcel(publication, now) for publication in publications]
-        returned, rejected = line.publish(parcels, self._confirm_seconds)
-        if rejected:
-            raise BrokerBlocked(
-                f"RabbitMQ at {line.place} rejects {rejected} of {len(parcels)} messages: a queue is full, "
-                "and takes more when workers have emptied it"
-            )
-        return [
-            publication
-            for publication, parcel in zip(publications, parcels, strict=True)
-            if (parcel.exchange, parcel.routing_key) in returned
-        ]
-
-    def _declare(self, line: Line, queue: str) -> None:
-        line.ask(lambda done: line.channel.queue_declare(queue, durable=True, callback=done))
-
-    def _prepare_delays(self, line: Line, queues: set[str]) -> None:
-        """See that a message can wait, and comes to its queue then: unbound, it would be lost."""
-        try:
-            line.ask(lambda done: line.channel.exchange_declare(ENTRY, passive=True, callback=done))
-        except Refusal as refusal:
-            if refusal.code != NOT_FOUND:
-                raise
-            for part in layout(self._delayed_type):
-                _declare_part(line, part)
-        for queue in sorted(queues):
-            try:
-                _declare_part(line, return_of(queue))
-            except Refusal as refusal:
-                if refusal.code != NOT_FOUND or not self._declares:
-                    raise UnroutableMessage(
-                        f"RabbitMQ at {line.place} has no queue {queue!r}: nothing is sent to wait for it"
-                    ) from None
-                self._declare(line, queue)
-                _declare_part(line, return_of(queue))
+            left = outbox.send([letter(publication) for publication in publications])
+            if left.missing:
+                names = ", ".join(sorted({repr(publications[place].queue) for place in left.missing}))
+                raise UnroutableMessage(
+                    f"RabbitMQ at {line.place} has no queue {names}, and {len(left.missing)} messages are "
+                    "nowhere: declare it, by a TaskQueue or by a worker that consumes it"
+                )
+            if left.rejected:
+                raise BrokerBlocked(
+                    f"RabbitMQ at {line.place} rejects {len(left.rejected)} of {len(publications)} messages: "
+                    "a queue is full, and takes more when workers have emptied it"
+                )
 
     def close(self) -> None:
         """Give up the connections."""
@@ -184,39 +128,3 @@ class _Pool:
             lines, self._free = self._free, []
         for line in lines:
             line.close()
-
-
-def _parcel(publication: Publication, now: float) -> Parcel:
-    message = to_amqp(publication.raw)
-    waits = publication.eta > now
-    return Parcel(
-        exchange=ENTRY if waits else "",
-        routing_key=routing_key(publication.eta - now, publication.queue) if waits else publication.queue,
-        body=message.body,
-        properties=pika.BasicProperties(
-            content_type=message.content_type,
-            content_encoding=message.content_encoding,
-            headers=message.headers,
-            delivery_mode=message.delivery_mode,
-            priority=publication.priority,
-            correlation_id=message.correlation_id,
-            reply_to=message.reply_to,
-            expiration=message.expiration,
-            timestamp=message.timestamp,
-        ),
-    )
-
-
-def _declare_part(line: Line, part: Exchange | Queue | QueueBinding | ExchangeBinding) -> None:
-    channel = line.channel
-    match part:
-        case Exchange(name):
-            line.ask(lambda done: channel.exchange_declare(name, "topic", durable=True, callback=done))
-        case Queue(name, arguments):
-            line.ask(
-                lambda done: channel.queue_declare(name, durable=True, arguments=arguments, callback=done)
-            )
-        case QueueBinding(queue, exchange, key):
-            line.ask(lambda done: channel.queue_bind(queue, exchange, key, callback=done))
-        case ExchangeBinding(destination, source, key):
-            line.ask(lambda done: channel.exchange_bind(destination, source, key, callback=done))

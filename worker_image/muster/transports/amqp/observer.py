@@ -1,0 +1,233 @@
+"""Reads a virtual host of RabbitMQ for the operator, `muster dev` and people; tells workers what to do.
+
+What stands in a queue is asked for by passive declarations, which are right at once where the management API
+is seconds behind. What workers hold they say themselves, in their reports. What waits for its time stands in
+Celery's delayed queues, whatever queue it is for: nobody can say whose it is, only whether there is any.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import pika
+
+from muster.errors import BrokerUnavailable
+from muster.transports.amqp.address import addresses
+from muster.transports.amqp.delayed import ENTRY, LEVELS, level_name
+from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
+from muster.transports.amqp.mailbox import STREAM
+from muster.transports.amqp.names import CONTROL, REPORTS, REVOKED
+from muster.transports.base import QueueDepth, ServerFacts
+from muster.wire.report import WorkerReport
+from muster.wire.report import decode as decode_report
+
+HEARTBEAT_SECONDS: Final = 60
+ANSWER_SECONDS: Final = 10.0
+REPORT_MAX_AGE_SECONDS: Final = 15.0
+"""What a worker holds is counted for so long after it has said so."""
+_INBOX: Final = {"x-max-length": 100_000, "x-message-ttl": 60_000}
+_PERSISTENT: Final = pika.BasicProperties(delivery_mode=2)
+
+
+class _Heard(msgspec.Struct):
+    at: float
+    """Monotonic seconds."""
+    data: bytes
+    report: WorkerReport | None
+
+
+class AmqpObserver:
+    """See the module, and `muster.transports.base.Observer`. Not thread-safe."""
+
+    def __init__(self, url: str, dead_letters: Mapping[str, str] | None = None) -> None:
+        self.dead_letters: Mapping[str, str] = dead_letters or {}
+        self._line = Line(addresses(url, heartbeat_seconds=HEARTBEAT_SECONDS))
+        self._listening = False
+        self._heard: dict[tuple[str, str], _Heard] = {}
+        """(pool, worker) → its last report."""
+        self._extra_runs: dict[tuple[str, str, str], int] = {}
+        """Of workers that are gone."""
+
+    # what stands in queues
+
+    def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:  # noqa: ARG002
+        """Return the depth of each queue; one that is not there is empty. `due` is not known, and 0."""
+        if not queues:
+            return {}
+        self._listen()
+        waiting = 0 if self._nothing_waits() else None
+        held = self._held()
+        return {queue: self._depth(queue, waiting, *held.get(queue, (0, 0))) for queue in queues}
+
+    def _depth(self, queue: str, waiting: int | None, claimed: int, running: int) -> QueueDepth:
+        return QueueDepth(
+            ready=self._count(queue),
+            claimed=claimed,
+            running=running,
+            expired=0,  # what a lost worker held is back in its queue
+            due=0,
+            waiting=waiting,
+            dead=self._count(self.dead_letters.get(queue, f"{queue}.dead")),
+        )
+
+    def _count(self, queue: str) -> int:
+        line = self._line
+        try:
+            answer = line.ask(lambda done: line.channel.queue_declare(queue, passive=True, callback=done))
+        except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return 0
+            raise self._error(refusal) from None
+        return int(answer.method.message_count)
+
+    def _nothing_waits(self) -> bool:
+        line = self._line
+        try:
+            line.ask(lambda done: line.channel.exchange_declare(ENTRY, passive=True, callback=done))
+        except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return True
+            raise self._error(refusal) from None
+        return not any(self._count(level_name(level)) for level in range(LEVELS))
+
+    def _held(self) -> dict[str, tuple[int, int]]:
+        """Return (claimed, running) by queue, as workers said lately."""
+        found: dict[str, tuple[int, int]] = {}
+        after = time.monotonic() - REPORT_MAX_AGE_SECONDS
+        for heard in self._heard.values():
+            if heard.report is not None and heard.at >= after:
+                for queue, (claimed, running) in heard.report.hands.items():
+                    before = found.get(queue, (0, 0))
+                    found[queue] = (before[0] + claimed, before[1] + running)
+        return found
+
+    # reports
+
+    def _open(self) -> None:
+        if not (self._line.is_open and self._line.check()):
+            self._line.open()
+            self._listening = False
+
+    def _listen(self) -> None:
+        """Have the workers' reports come to a queue of ours, and take what has come."""
+        self._open()
+        if not self._listening:
+            try:
+                self._subscribe()
+            except Refusal as refusal:
+                raise self._error(refusal) from None
+            self._listening = True
+        self._line.check()
+
+    def _subscribe(self) -> None:
+        line = self._line
+        line.ask(lambda done: line.channel.exchange_declare(REPORTS, "fanout", durable=True, callback=done))
+        side = line.new_channel()
+        channel = side.channel
+        answer = side.ask(
+            lambda done: channel.queue_declare("", exclusive=True, arguments=_INBOX, callback=done)
+        )
+        inbox = answer.method.queue
+        side.ask(lambda done: channel.queue_bind(inbox, REPORTS, callback=done))
+        side.ask(lambda done: channel.basic_consume(inbox, self._on_report, auto_ack=True, callback=done))
+
+    def _on_report(self, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        try:
+            report = decode_report(body)
+            worker = report.worker
+        except msgspec.DecodeError:
+            report, worker = None, ""  # whoever asks for reports judges it
+        self._heard[method.routing_key, worker] = _Heard(time.monotonic(), body, report)
+
+    def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
+        """Return (age in seconds, report) of the pool's workers that we have heard of."""
+        self._listen()
+        now = time.monotonic()
+        self._bury_the_silent(now - max(max_age_seconds, 10 * REPORT_MAX_AGE_SECONDS))
+        return [
+            (now - heard.at, heard.data)
+            for (whose, _), heard in self._heard.items()
+            if whose == pool and now - heard.at <= max_age_seconds
+        ]
+
+    def _bury_the_silent(self, before: float) -> None:
+        for key in [key for key, heard in self._heard.items() if heard.at < before]:
+            self._add_extra_runs(self._extra_runs, self._heard.pop(key))
+
+    def extra_runs(self) -> dict[tuple[str, str, str], int]:
+        """Return the starts beyond the first that we have been told of, by (queue, task, cause)."""
+        self._listen()
+        total = dict(self._extra_runs)
+        for heard in self._heard.values():
+            self._add_extra_runs(total, heard)
+        return total
+
+    @staticmethod
+    def _add_extra_runs(total: dict[tuple[str, str, str], int], heard: _Heard) -> None:
+        if heard.report is not None:
+            for queue, task, cause, count in heard.report.extra_runs:
+                total[queue, task, cause] = total.get((queue, task, cause), 0) + count
+
+    # telling
+
+    def send(self, worker: str, control: bytes) -> None:
+        """Send a control message to a worker. Raises BrokerUnavailable when it does not listen now."""
+        self._open()
+        line = self._line
+        try:
+            line.ask(
+                lambda done: line.channel.exchange_declare(CONTROL, "direct", durable=True, callback=done)
+            )
+            answered = line.publish(
+                [Parcel(CONTROL, worker, control, pika.BasicProperties())], ANSWER_SECONDS
+            )
+        except Refusal as refusal:
+            raise self._error(refusal) from None
+        if answered.returned:
+            raise BrokerUnavailable(f"worker {worker} is not connected to RabbitMQ at {line.place} now")
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Tell every worker that these tasks shall not run; kept for a week."""
+        self._open()
+        line = self._line
+        body = msgspec.json.encode((time.time(), list(task_ids)))
+        try:
+            line.ask(
+                lambda done: line.channel.queue_declare(
+                    REVOKED, durable=True, arguments=STREAM, callback=done
+                )
+            )
+            line.publish([Parcel("", REVOKED, body, _PERSISTENT)], ANSWER_SECONDS)
+        except Refusal as refusal:
+            raise self._error(refusal) from None
+
+    def server(self) -> ServerFacts:
+        """Return the server's version."""
+        self._open()
+        return ServerFacts(type="RabbitMQ", version=self._line.server_version)
+
+    def remove_queue(self, queue: str, dead_letter: str) -> bool:
+        """Remove a queue that nobody consumes and its dead letters, if nothing of either is left."""
+        self._open()
+        names = (queue, dead_letter)
+        for name in names:
+            if self._count(name):
+                return False
+        try:
+            for name in names:
+                self._delete(name)
+        except Refusal:
+            return False
+        return True
+
+    def _delete(self, queue: str) -> None:
+        channel = self._line.channel
+        self._line.ask(lambda done: channel.queue_delete(queue, if_unused=True, if_empty=True, callback=done))
+
+    def _error(self, refusal: Refusal) -> BrokerUnavailable:
+        return BrokerUnavailable(f"RabbitMQ at {self._line.place} answers with an error: {refusal}")
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._line.close()

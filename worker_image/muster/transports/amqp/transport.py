@@ -1,0 +1,557 @@
+"""The RabbitMQ transport of a worker: messages pushed to it, settled by confirmed copies and acks.
+
+Two connections: one consumes and acknowledges (`consumer`), one publishes with confirms (`outbox`), because a
+server short of memory stops listening to who publishes, and acknowledgements are what it needs then.
+
+A lease is the connection itself, by its heartbeat: when it ends, the broker gives everything back, and the
+tags of its life are worth nothing. What a message becomes (behind the others, one loss more, a dead letter,
+later) is a copy, confirmed before the original is acknowledged: so nothing is lost between, and giving back
+neither counts as a delivery of it nor marks it as possibly run. `suspects` tells those apart that may have.
+
+RabbitMQ tells no time: `now` is this machine's.
+"""
+
+import copy
+import heapq
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import pika
+
+from muster.errors import BrokerBlocked, BrokerUnavailable
+from muster.settings.environment import DeadLetter
+from muster.transports.amqp import suspects
+from muster.transports.amqp.address import addresses
+from muster.transports.amqp.consumer import Consumer, Pushed
+from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
+from muster.transports.amqp.mailbox import Mailbox
+from muster.transports.amqp.names import QUEUE_HEADER, REASON_HEADER, REPORTS, TEXT_HEADER
+from muster.transports.amqp.outbox import CONFIRM_SECONDS, Left, Letter, Outbox, letter
+from muster.transports.amqp.watch import AmqpWatch
+from muster.transports.base import (
+    Delivery,
+    Settlement,
+    Start,
+    Tick,
+    Ticked,
+    Turn,
+    Turned,
+    Verdict,
+)
+from muster.wire.amqp import AmqpMessage, from_amqp
+from muster.wire.message import CAUSE_FIELD, LOSSES_FIELD
+
+logger = logging.getLogger("muster.transport")
+
+MIN_HEARTBEAT_SECONDS: Final = 5
+LEFT_SECONDS: Final = 1.0
+"""What was pushed and finds no place for so long goes to others."""
+WAIT_HERE_SECONDS: Final = 2.0
+"""What is due so soon waits in our hands: on the broker it would wait for whole seconds."""
+REMEMBERED: Final = 10_000
+"""Of so many settlements and sendings it is remembered what was sent for them."""
+LOOK_AGAIN_SECONDS: Final = 1.0
+"""How often a queue that is not there is looked for."""
+_NO_PLACE: Final = frozenset({"x-delivery-count", "x-death", "x-first-death-exchange"})
+"""Headers of the broker's own, which are not for a copy."""
+
+
+class _Job(msgspec.Struct):
+    """Letters that have to be delivered before something else is done, and how far that is."""
+
+    key: str
+    letters: list[Letter]
+    missing: list[Letter] = []
+    rejected: int = 0
+    waits: bool = False
+    """The broker takes no messages now."""
+
+
+class AmqpTransport:
+    """See the module, and `muster.transports.base.Transport`.
+
+    `delayed_type` and `create_missing_queues` are as for `outbox.Outbox`. Where queues are not to be created,
+    they are waited for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queues: Sequence[str],
+        worker: str,
+        pool: str,
+        lease_seconds: float,
+        dead_letters: Mapping[str, DeadLetter],
+        delayed_type: str = "quorum",
+        create_missing_queues: bool = True,
+        confirm_seconds: float = CONFIRM_SECONDS,
+    ) -> None:
+        heartbeat = max(MIN_HEARTBEAT_SECONDS, int(lease_seconds))
+        places = addresses(url, heartbeat_seconds=heartbeat)
+        self._pool = pool
+        self._declares = create_missing_queues
+        self._confirm_seconds = confirm_seconds
+        self._dead = {name: dead_letters.get(name) or DeadLetter(name=f"{name}.dead") for name in queues}
+        self.consumer = Consumer(places, queues)
+        self._mailbox = Mailbox(self.consumer.line, worker)
+        self._out = Line(places)
+        self._outbox = Outbox(
+            self._out,
+            delayed_type=delayed_type,
+            declares=create_missing_queues,
+            confirm_seconds=confirm_seconds,
+        )
+        self._tags = itertools.count(1)
+        self._held: dict[str, Pushed] = {}
+        self._counts: dict[int, int] = {}
+        """Suspect's number → how many starts of it were noted before it came to us."""
+        self._waiting: list[tuple[float, int, Pushed]] = []
+        """Heap of (due, number, message)."""
+        self._sent: OrderedDict[str, set[int]] = OrderedDict()
+        """Tag or token → which of its letters have been delivered."""
+        self._early: OrderedDict[str, None] = OrderedDict()
+        """Tags that were acknowledged early."""
+        self._absent: dict[str, float] = {}
+        """Queues that are not there, and when to look again, monotonic seconds."""
+        self._graves: set[str] = set()
+        self._reports_there = False
+        self._consumes = False
+
+    # connections
+
+    def _connect(self) -> None:
+        consumer = self.consumer
+        if consumer.line.is_open:
+            try:
+                consumer.serve()
+            except BrokerUnavailable:
+                consumer.line.close()
+                raise
+        else:
+            self._lose_all()
+            consumer.connect()
+        if not (self._out.is_open and self._out.check()):
+            self._out.open()
+            self._graves.clear()
+            self._reports_there = False
+
+    def _lose_all(self) -> None:
+        """Be done with what the broker has given back: its connection has ended."""
+        self._held.clear()
+        self._waiting.clear()
+        self._counts.clear()
+        self.consumer.forget()
+
+    # turns
+
+    def turn(self, turn: Turn) -> Turned:
+        """Carry out settlements and sendings, then starts, then the claim."""
+        self._connect()
+        ours = [self._held.get(each.tag) for each in turn.settle]
+        settling = [
+            _Job(each.tag, self._letters(each, pushed))
+            for each, pushed in zip(turn.settle, ours, strict=True)
+        ]
+        sending = [_Job(each.token, [letter(p) for p in each.publications]) for each in turn.send]
+        self._deliver([*settling, *sending])
+        settled = [
+            self._settle(each, pushed, job)
+            for each, pushed, job in zip(turn.settle, ours, settling, strict=True)
+        ]
+        self._acknowledge(turn.settle, ours, settled)
+        started = [self._start(each) for each in turn.start]
+        return Turned(
+            settled=settled,
+            unsent={job.key: reason for job in sending if (reason := _unsent(job)) is not None},
+            started=started,
+            deliveries=self._claim(turn.claim, turn.run),
+            now=time.time(),
+        )
+
+    def _deliver(self, jobs: Sequence[_Job]) -> None:
+        """Send what has not been sent before; note in each job what could not be."""
+        todo: list[tuple[_Job, int]] = []
+        for job in jobs:
+            sent = self._sent.get(job.key, set())
+            todo += [(job, place) for place in range(len(job.letters)) if place not in sent]
+        if not todo:
+            return
+        try:
+            left = self._outbox.send([job.letters[place] for job, place in todo])
+        except BrokerBlocked as blocked:
+            for job, _ in todo:
+                job.waits = True
+            logger.debug("%s", blocked)
+            return
+        missing, rejected = set(left.missing), set(left.rejected)
+        for number, (job, place) in enumerate(todo):
+            if number in missing:
+                job.missing.append(job.letters[place])
+            elif number in rejected:
+                job.rejected += 1
+            else:
+                self._sent.setdefault(job.key, set()).add(place)
+        while len(self._sent) > REMEMBERED:
+            self._sent.popitem(last=False)
+
+    def _letters(self, settlement: Settlement, pushed: Pushed | None) -> list[Letter]:
+        """Return what has to be delivered before a settlement: what its task publishes, then its own copy."""
+        acked = settlement.verdict is Verdict.ACKED
+        if pushed is None and not acked:
+            return []
+        letters = [letter(publication) for publication in settlement.publish]
+        if pushed is not None:
+            match settlement.verdict:
+                case Verdict.RETURN if not self._is_suspect(pushed):
+                    letters.append(_copied(pushed))
+                case Verdict.LOST:
+                    letters.append(_copied(pushed, headers=self._with_loss(pushed, settlement.reason)))
+                case Verdict.DEAD:
+                    letters.append(self._dead_letter(pushed, settlement.reason, settlement.text))
+                case Verdict.DEFER if settlement.eta - time.time() > WAIT_HERE_SECONDS:
+                    letters.append(_copied(pushed, eta=settlement.eta))
+                case Verdict.REQUEUE:
+                    letters.append(_copied(pushed))
+        return letters
+
+    def _settle(self, settlement: Settlement, pushed: Pushed | None, job: _Job) -> bool | None:
+        """Return whether it was ours and is done; None: it has to be said again. Acknowledges nothing yet."""
+        verdict = settlement.verdict
+        if job.missing and not job.waits:
+            self._without_queue(settlement, job)
+        if verdict is Verdict.ACKED:
+            return None if job.waits or job.rejected or job.missing else True
+        if pushed is None:
+            return verdict is Verdict.ACK_EARLY and settlement.tag in self._early
+        if job.waits or job.rejected or job.missing:
+            if verdict not in {Verdict.RETURN, Verdict.REQUEUE}:
+                return None
+            self.consumer.requeue([pushed.number])  # its own place takes it in any case
+            self._let_go(settlement.tag)
+            return True
+        return True
+
+    def _without_queue(self, settlement: Settlement, job: _Job) -> None:
+        """Bury what a task has published to a queue that is not there: it has run, and cannot be told."""
+        orphans = [each for each in job.missing if each.queue != self._dead[settlement.queue].name]
+        if not orphans:
+            return
+        text = (
+            f"there is no queue {orphans[0].queue!r}, to which a task of queue {settlement.queue} published"
+        )
+        logger.error("%s: %d messages go to its dead letters", text, len(orphans))
+        dead = self._place(settlement.queue)
+        headers = {REASON_HEADER: "UnroutableMessage", TEXT_HEADER: text, QUEUE_HEADER: settlement.queue}
+        buried = [Letter(dead, each.body, _changed(each.properties, headers)) for each in orphans]
+        left = self._outbox.send(buried)
+        if not left:
+            kept = [each for each in job.missing if each not in orphans]
+            job.missing = kept
+
+    def _acknowledge(
+        self, settlements: Sequence[Settlement], ours: Sequence[Pushed | None], settled: Sequence[bool | None]
+    ) -> None:
+        done: list[int] = []
+        early = False
+        for settlement, pushed, was in zip(settlements, ours, settled, strict=True):
+            if not was or pushed is None or settlement.tag not in self._held:
+                continue
+            match settlement.verdict:
+                case Verdict.DEFER if settlement.eta - time.time() <= WAIT_HERE_SECONDS:
+                    heapq.heappush(self._waiting, (settlement.eta, pushed.number, pushed))
+                    del self._held[settlement.tag]
+                    continue
+                case Verdict.RETURN if self._is_suspect(pushed):
+                    self.consumer.requeue([pushed.number])
+                case Verdict.ACK_EARLY:
+                    early = True
+                    self._early[settlement.tag] = None
+                    done.append(pushed.number)
+                case _:
+                    done.append(pushed.number)
+                    self._forget_count(pushed)
+            self._let_go(settlement.tag)
+        self.consumer.ack(done)
+        while len(self._early) > REMEMBERED:
+            self._early.popitem(last=False)
+        if early:
+            self.consumer.sync()
+
+    def _let_go(self, tag: str) -> None:
+        pushed = self._held.pop(tag, None)
+        if pushed is not None:
+            self._counts.pop(pushed.number, None)
+
+    # suspects
+
+    def _is_suspect(self, pushed: Pushed) -> bool:
+        return pushed.redelivered
+
+    def _losses(self, pushed: Pushed) -> int:
+        noted = (pushed.properties.headers or {}).get(LOSSES_FIELD)
+        return (noted if isinstance(noted, int) and noted > 0 else 0) + self._counts.get(pushed.number, 0)
+
+    def _with_loss(self, pushed: Pushed, cause: str) -> dict[str, Any]:
+        return {LOSSES_FIELD: self._losses(pushed) + 1, CAUSE_FIELD: cause}
+
+    def _forget_count(self, pushed: Pushed) -> None:
+        if self._is_suspect(pushed):
+            suspects.forget(self._out, pushed)
+
+    def _start(self, start: Start) -> bool:
+        pushed = self._held.get(start.tag)
+        if pushed is None or pushed.queue != start.queue:
+            return False
+        if self._is_suspect(pushed):
+            suspects.note_start(self._out, pushed, self._confirm_seconds)
+        return True
+
+    # claims
+
+    def _claim(self, limit: int, run: int) -> list[Delivery]:
+        if limit <= 0:
+            return []
+        self._consume(len(self._held) + len(self._waiting) + limit)
+        self.consumer.serve()
+        taken: list[Pushed] = []
+        now = time.time()
+        while self._waiting and self._waiting[0][0] <= now and len(taken) < limit:
+            taken.append(heapq.heappop(self._waiting)[2])
+        taken += self.consumer.take(limit - len(taken))
+        deliveries = []
+        for pushed in taken:
+            tag = f"{self.consumer.life}:{next(self._tags)}"
+            self._held[tag] = pushed
+            suspect = self._is_suspect(pushed)
+            if suspect and pushed.number not in self._counts:
+                self._counts[pushed.number] = suspects.starts_so_far(self._out, pushed)
+            losses = self._losses(pushed)
+            running = run > 0 and not (losses or suspect)
+            run -= running
+            deliveries.append(Delivery(tag, pushed.queue, self._raw(pushed, losses), running, suspect))
+        return deliveries
+
+    def _raw(self, pushed: Pushed, losses: int) -> bytes:
+        properties = pushed.properties
+        headers = properties.headers or {}
+        if losses:
+            cause = "WorkerLost" if self._counts.get(pushed.number) else headers.get(CAUSE_FIELD, "")
+            headers = {**headers, LOSSES_FIELD: losses, CAUSE_FIELD: cause}
+        return from_amqp(
+            AmqpMessage(
+                body=pushed.body,
+                headers=headers,
+                content_type=properties.content_type,
+                content_encoding=properties.content_encoding,
+                correlation_id=properties.correlation_id,
+                reply_to=properties.reply_to,
+                expiration=properties.expiration,
+                priority=properties.priority,
+                delivery_mode=properties.delivery_mode,
+                timestamp=properties.timestamp,
+            ),
+            tag="",
+            exchange=pushed.exchange,
+            routing_key=pushed.routing_key,
+            redelivered=pushed.redelivered,
+        )
+
+    def _there_in_order(self) -> list[str]:
+        return [queue for queue in self.consumer.queues if queue not in self._absent]
+
+    def _look_for_queues(self) -> None:
+        """Find those that are not consumed; what is not there is declared, where we may, or waited for."""
+        now = time.monotonic()
+        for queue in set(self.consumer.queues) - self.consumer.consuming:
+            if now < self._absent.get(queue, 0.0):
+                continue
+            if self._exists(queue) or (self._declares and self._declare(queue, {})):
+                self._absent.pop(queue, None)
+            else:
+                if queue not in self._absent:
+                    logger.warning("queue %s is not there to be consumed: it is waited for", queue)
+                self._absent[queue] = now + LOOK_AGAIN_SECONDS
+
+    def _exists(self, queue: str) -> bool:
+        try:
+            self._out.ask(lambda done: self._out.channel.queue_declare(queue, passive=True, callback=done))
+        except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return False
+            raise BrokerUnavailable(f"RabbitMQ at {self._out.place}: queue {queue}: {refusal}") from None
+        return True
+
+    def _declare(self, queue: str, arguments: dict[str, Any]) -> bool:
+        try:
+            self._out.ask(
+                lambda done: self._out.channel.queue_declare(
+                    queue, durable=True, arguments=arguments, callback=done
+                )
+            )
+        except Refusal as refusal:
+            raise BrokerUnavailable(f"RabbitMQ at {self._out.place}: queue {queue}: {refusal}") from None
+        return True
+
+    # dead letters
+
+    def _place(self, queue: str) -> str:
+        """Return the dead letters' queue, seen to be there; with bounds, where it has to be made."""
+        place = self._dead[queue]
+        if place.name not in self._graves:
+            bounds = {"x-max-length": place.max_length, "x-message-ttl": int(place.max_age * 1000)}
+            if self._exists(place.name) or (self._declares and self._declare(place.name, bounds)):
+                self._graves.add(place.name)
+        return place.name
+
+    def _dead_letter(self, pushed: Pushed, reason: str, text: str) -> Letter:
+        headers = {REASON_HEADER: reason, TEXT_HEADER: text, QUEUE_HEADER: pushed.queue}
+        dead = _copied(pushed, headers=headers)
+        dead.properties.expiration = None
+        return Letter(self._place(pushed.queue), dead.body, dead.properties)
+
+    # housekeeping
+
+    def tick(self, tick: Tick) -> Ticked:
+        """Serve both connections, say what is lost, report, and read what we are told."""
+        self._connect()
+        self._mailbox.serve()
+        self.consumer.sync()
+        held = {tag for _, tag in tick.renew}
+        if tick.reconcile:
+            self._give_back([tag for tag in self._held if tag not in held])
+        gone = [tag for _, tag in tick.renew if tag not in self._held]
+        self._give_back_what_waits_too_long()
+        if self._consumes:
+            self._consume()
+        if tick.report is not None:
+            self._report(tick.report)
+        now = time.time()
+        return Ticked(
+            now=now,
+            next_eta=self._waiting[0][0] if self._waiting else None,
+            commands=self._mailbox.commands(),
+            revoked=self._mailbox.revoked(),
+            gone=gone,
+            ready=bool(self.consumer.buffered),
+        )
+
+    def _give_back(self, tags: Iterable[str]) -> None:
+        for tag in list(tags):
+            self.consumer.requeue([self._held[tag].number])
+            self._let_go(tag)
+
+    def _give_back_what_waits_too_long(self) -> None:
+        """Let others have what was pushed to us and finds no place here: all of it when we do not consume."""
+        before = time.monotonic() - LEFT_SECONDS
+        late = [
+            queue
+            for queue, buffer in self.consumer.buffers.items()
+            if buffer and (not self._consumes or buffer[0].at < before)
+        ]
+        due = [each for each in self._waiting if each[0] < time.time() - LEFT_SECONDS or not self._consumes]
+        if not (late or due):
+            return
+        self.consumer.cancel(late)
+        self.consumer.serve()
+        given = [each for _, _, each in due]
+        self._waiting = [each for each in self._waiting if each not in due]
+        heapq.heapify(self._waiting)
+        for queue in late:
+            given += self.consumer.buffers[queue]
+            self.consumer.buffers[queue].clear()
+        self._send_back(given, {number: eta for eta, number, _ in due})
+
+    def _send_back(self, given: Sequence[Pushed], etas: Mapping[int, float]) -> None:
+        """Give back what has not begun: as copies, which nothing marks; where that fails, as it is."""
+        fresh = [each for each in given if not self._is_suspect(each)]
+        try:
+            left = self._outbox.send([_copied(each, eta=etas.get(each.number, 0.0)) for each in fresh])
+        except BrokerUnavailable:
+            left = Left(range(len(fresh)))
+        failed = {*left.missing, *left.rejected}
+        self.consumer.ack(each.number for place, each in enumerate(fresh) if place not in failed)
+        back = [each.number for place, each in enumerate(fresh) if place in failed]
+        self.consumer.requeue(back + [each.number for each in given if self._is_suspect(each)])
+        for each in given:
+            self._counts.pop(each.number, None)
+
+    def pause(self) -> None:
+        """Have nothing more pushed; what has been and was not claimed goes back with the next tick."""
+        self._consumes = False
+        if self.consumer.line.is_open:
+            self.consumer.cancel()
+
+    def listen(self) -> None:
+        """Have messages pushed, so that a watch can tell of them."""
+        if self.consumer.line.is_open:
+            self._consume()
+
+    def _consume(self, wanted: int | None = None) -> None:
+        """Have so many messages of each queue pushed, or as many as before."""
+        self._consumes = True
+        self._look_for_queues()
+        self.consumer.consume(self._there_in_order(), wanted)
+
+    def _report(self, report: bytes) -> None:
+        """Tell who listens. What goes wrong with it must not keep tasks from running."""
+        if self._out.blocked:
+            return
+        out = self._out
+        try:
+            if not self._reports_there:
+                out.ask(
+                    lambda done: out.channel.exchange_declare(REPORTS, "fanout", durable=True, callback=done)
+                )
+                self._reports_there = True
+            properties = pika.BasicProperties(timestamp=int(time.time()))
+            out.publish(
+                [Parcel(REPORTS, self._pool, report, properties, mandatory=False)], self._confirm_seconds
+            )
+        except Refusal as refusal:
+            self._reports_there = False
+            logger.warning("a report could not be sent: %s", refusal)
+
+    def watch(self, notify: Callable[[], None]) -> AmqpWatch:  # noqa: ARG002 - its caller looks
+        """Return a watch over what is pushed."""
+        return AmqpWatch(self)
+
+    def close(self) -> None:
+        """Give up the connections, in good order: what was acknowledged is. The rest goes back by itself."""
+        if self.consumer.line.is_open and self._out.is_open and not self._out.blocked:
+            try:
+                self.pause()
+                self._give_back_what_waits_too_long()
+            except BrokerUnavailable:
+                logger.debug("what waited here goes back with the connection")
+        self.consumer.close()
+        self._out.close()
+
+
+def _copied(pushed: Pushed, *, headers: Mapping[str, Any] | None = None, eta: float = 0.0) -> Letter:
+    return Letter(pushed.queue, pushed.body, _changed(pushed.properties, headers or {}), eta)
+
+
+def _changed(properties: Any, headers: Mapping[str, Any]) -> Any:
+    """Return properties for a copy, with headers added."""
+    changed = copy.copy(properties)
+    changed.user_id = None  # it would have to be ours
+    kept = {name: value for name, value in (properties.headers or {}).items() if name not in _NO_PLACE}
+    changed.headers = {**kept, **headers}
+    return changed
+
+
+def _unsent(job: _Job) -> str | None:
+    """Return why a task's own messages were not sent: empty when they have to wait, None when they were."""
+    if job.waits:
+        return ""
+    if job.missing:
+        return f"there is no queue {job.missing[0].queue!r}: declare it, or have a worker consume it"
+    if job.rejected:
+        return "a queue is full and rejects it"
+    return None
