@@ -4,6 +4,7 @@ The contract suite and the state machine use it to look inside a broker and to m
 nothing about what a broker must hold.
 """
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
@@ -11,6 +12,10 @@ import redis
 
 from muster.core.effects import Publication
 from muster.embedded import Database
+from muster.transports.amqp.names import QUEUE_HEADER, REASON_HEADER, TEXT_HEADER
+from muster.transports.amqp.observer import AmqpObserver
+from muster.transports.amqp.publisher import AmqpPublisher
+from muster.transports.amqp.transport import AmqpTransport
 from muster.transports.base import Observer, Publisher, Settlement, Start, Transport, Turn
 from muster.transports.memory import MemoryBroker
 from muster.transports.schedules.base import ScheduleStore
@@ -30,13 +35,21 @@ def message(task_id="1", queue="mail", published_at=None, **headers):
         body='[["x"],{"n":1},{}]',
         queue=queue,
         task_id=task_id,
-        delivery_tag=f"tag-{task_id}",
+        delivery_tag="",
         published_at=published_at,
     )
 
 
 def claim(transport, count=100, run=0):
-    return list(transport.turn(Turn(claim=count, run=run)).deliveries)
+    """Claim so many; where they are pushed, all those that are on their way as well."""
+    found = list(transport.turn(Turn(claim=count, run=run)).deliveries)
+    while isinstance(transport, PushedTo) and len(found) < count:
+        last = transport.all_is_here()
+        left = run - sum(delivery.running for delivery in found)
+        found += transport.turn(Turn(claim=count - len(found), run=left)).deliveries
+        if last:
+            break
+    return found
 
 
 def raws(deliveries):
@@ -111,6 +124,22 @@ class Broker(ABC):
 
     @abstractmethod
     def result(self, task_id) -> bytes | None: ...
+
+
+class PushedTo(AmqpTransport):
+    """A transport to which messages are pushed, that can tell whether some are still on their way."""
+
+    def all_is_here(self):
+        line = self._out
+        queues = [queue for queue in self.consumer.queues if queue not in self._absent]
+        ready = [
+            line.ask(
+                lambda done, name=queue: line.channel.queue_declare(name, passive=True, callback=done)
+            ).method.message_count
+            for queue in queues
+        ]
+        self.consumer.sync()
+        return not any(ready)
 
 
 @dataclass
@@ -285,3 +314,55 @@ class OnRedis(Broker):
     def close(self):
         super().close()
         self.client.close()
+
+
+class OnRabbitMQ(Broker):
+    """A virtual host of a real server; `declare` makes its queues of another type than the default."""
+
+    def __init__(self, virtual_host, queue_type="classic"):
+        super().__init__()
+        self.virtual_host = virtual_host
+        self.url = virtual_host.url
+        self.queue_type = queue_type
+
+    def declare(self, *queues):
+        for queue in queues:
+            self.virtual_host.declare(queue, **{"x-queue-type": self.queue_type})
+
+    def make_transport(self, queues, worker, lease_seconds, dead_letters):
+        return PushedTo(
+            self.url,
+            queues=queues,
+            worker=worker,
+            pool=POOL,
+            lease_seconds=lease_seconds,
+            dead_letters=dead_letters,
+            delayed_type="classic",
+        )
+
+    def make_publisher(self):
+        return AmqpPublisher(self.url, delayed_type="classic")
+
+    def make_observer(self):
+        return AmqpObserver(self.url)
+
+    def make_schedules(self, scope):
+        raise NotImplementedError
+
+    def now(self):
+        return time.time()
+
+    def elapse(self, seconds):
+        then = self.now() + seconds
+        wait_for(self.now, until=lambda now: now > then, what="the clock to move", every_seconds=0.005)
+
+    def dead(self, place):
+        found = []
+        for one in self.virtual_host.messages(place):
+            headers = one["properties"]["headers"]
+            said = [headers[name] for name in (REASON_HEADER, TEXT_HEADER, QUEUE_HEADER)]
+            found.append((*said, one["payload"].encode()))
+        return found
+
+    def result(self, task_id):
+        raise NotImplementedError

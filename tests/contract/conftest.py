@@ -2,17 +2,35 @@
 
 import pytest
 
-from brokers import OnMemory, OnRedis, OnSQLite
+from brokers import OnMemory, OnRabbitMQ, OnRedis, OnSQLite
+
+POLLED = ["memory", "sqlite", pytest.param("redis", marks=pytest.mark.servers)]
+"""Those that are asked for messages, and keep them under leases."""
+PUSHING = pytest.param("rabbitmq", marks=pytest.mark.servers)
+"""What pushes them, and holds them by the connection."""
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.servers)])
-def broker(request, tmp_path):
-    match request.param:
+def _made(name, request, tmp_path):
+    match name:
         case "memory":
-            made = OnMemory()
+            return OnMemory()
         case "sqlite":
-            made = OnSQLite(tmp_path / "broker.db")
+            return OnSQLite(tmp_path / "broker.db")
         case "redis":
-            made = OnRedis(request.getfixturevalue("redis_server").url)
+            return OnRedis(request.getfixturevalue("redis_server").url)
+        case "rabbitmq":
+            return OnRabbitMQ(request.getfixturevalue("rabbitmq"))
+
+
+@pytest.fixture(params=POLLED)
+def broker(request, tmp_path):
+    made = _made(request.param, request, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=[*POLLED, PUSHING])
+def any_broker(request, tmp_path):
+    made = _made(request.param, request, tmp_path)
     yield made
     made.close()

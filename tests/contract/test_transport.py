@@ -1,4 +1,5 @@
-"""What every broker must hold: one suite, run on memory, SQLite and a real Redis.
+"""What every broker must hold: one suite, run on memory, SQLite and a real Redis, and where messages are not
+pushed only, on a real RabbitMQ too; what holds there besides is in `test_amqp_transport`.
 
 Each clause of `muster.transports.base` is a fact here. Time is the broker's: memory and SQLite are given a
 clock that the test moves, on Redis the test waits until the server's own clock has moved.
@@ -23,21 +24,21 @@ LONG, SHORT = 60.0, 0.05
 # -- claims
 
 
-def test_what_is_published_is_claimed_once_and_in_order(broker):
+def test_what_is_published_is_claimed_once_and_in_order(any_broker):
     """Messages come out as they are, in the order they went in, each to one claimant only."""
     sent = [message(str(n)) for n in range(10)]
-    broker.publish(*sent)
-    one, two = broker.transport(worker="one"), broker.transport(worker="two")
+    any_broker.publish(*sent)
+    one, two = any_broker.transport(worker="one"), any_broker.transport(worker="two")
     assert raws(claim(one, 4)) == sent[:4]
     assert raws(claim(two, 4)) == sent[4:8]
     assert raws(claim(one, 4)) == sent[8:]
     assert claim(two, 4) == []
 
 
-def test_two_claims_have_different_tags(broker):
+def test_two_claims_have_different_tags(any_broker):
     """A tag names one delivery: claimed again, the same message has another."""
-    broker.publish(message())
-    transport = broker.transport()
+    any_broker.publish(message())
+    transport = any_broker.transport()
     [first] = claim(transport)
     assert settle(transport, first, Verdict.RETURN)
     [second] = claim(transport)
@@ -45,21 +46,21 @@ def test_two_claims_have_different_tags(broker):
     assert second.tag != first.tag
 
 
-def test_an_empty_turn_takes_nothing(broker):
+def test_an_empty_turn_takes_nothing(any_broker):
     """A turn without a claim leaves the queue alone, and tells the broker's time."""
-    broker.publish(message())
-    before = broker.now()
-    turned = broker.transport().turn(Turn())
+    any_broker.publish(message())
+    before = any_broker.now()
+    turned = any_broker.transport().turn(Turn())
     assert list(turned.deliveries) == []
-    assert before <= turned.now <= broker.now()
-    assert broker.depth().ready == 1
+    assert before <= turned.now <= any_broker.now()
+    assert any_broker.depth().ready == 1
 
 
-def test_a_claim_takes_only_from_its_queues(broker):
+def test_a_claim_takes_only_from_its_queues(any_broker):
     """Queues that a worker does not consume are none of its business."""
-    broker.publish(message(), queue="other")
-    assert claim(broker.transport("mail")) == []
-    [delivery] = claim(broker.transport("mail", "other"))
+    any_broker.publish(message(), queue="other")
+    assert claim(any_broker.transport("mail")) == []
+    [delivery] = claim(any_broker.transport("mail", "other"))
     assert delivery.queue == "other"
 
 
@@ -297,13 +298,13 @@ def test_what_is_put_off_comes_back_as_it_was_and_counts_its_extra_run_then(brok
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_an_acked_message_is_gone(broker, running):
+def test_an_acked_message_is_gone(any_broker, running):
     """ACK ends a message's life, whether it was claimed or running."""
-    broker.publish(message())
-    transport = broker.transport()
+    any_broker.publish(message())
+    transport = any_broker.transport()
     [delivery] = claim(transport, run=int(running))
     assert settle(transport, delivery, Verdict.ACK)
-    depth = broker.depth()
+    depth = any_broker.depth()
     assert (depth.ready, depth.claimed, depth.running, depth.waiting, depth.dead) == (0, 0, 0, 0, 0)
 
 
@@ -339,10 +340,10 @@ def test_a_lost_message_is_served_next_with_the_loss_noted(broker):
     assert again.raw.endswith(message("1")[1:])
 
 
-def test_losses_add_up(broker):
+def test_losses_add_up(any_broker):
     """Each lost worker is one more, and the last cause stands."""
-    broker.publish(message())
-    transport = broker.transport()
+    any_broker.publish(message())
+    transport = any_broker.transport()
     for losses, cause in enumerate(("WorkerLost", "TimeLimit", "LeaseExpired"), 1):
         [delivery] = claim(transport)
         assert start(transport, delivery)
@@ -427,10 +428,10 @@ def test_a_turn_stores_what_it_carries_of_tasks_that_go_on(broker):
     assert broker.depth().claimed == 1
 
 
-def test_a_requeued_message_is_served_after_the_others(broker):
+def test_a_requeued_message_is_served_after_the_others(any_broker):
     """REQUEUE: as it came, behind what waits."""
-    broker.publish(message("1"), message("2"))
-    transport = broker.transport()
+    any_broker.publish(message("1"), message("2"))
+    transport = any_broker.transport()
     [first] = claim(transport, 1, run=1)
     assert settle(transport, first, Verdict.REQUEUE)
     assert raws(claim(transport)) == [message("2"), message("1")]
@@ -452,21 +453,21 @@ def test_a_deferred_message_waits_on_the_broker_until_it_is_due(broker):
     assert raws(claim(transport)) == [message()]
 
 
-def test_what_a_settlement_publishes_is_there_when_it_is_confirmed(broker):
+def test_what_a_settlement_publishes_is_there_when_it_is_confirmed(any_broker):
     """The next message of a chain goes into its queue together with the verdict."""
-    broker.publish(message())
-    transport = broker.transport()
+    any_broker.publish(message())
+    transport = any_broker.transport()
     [delivery] = claim(transport)
     following = [Publication("mail", message("2")), Publication("other", message("3"))]
     assert settle(transport, delivery, Verdict.ACK, publish=following)
     assert raws(claim(transport)) == [message("2")]
-    assert broker.depth("other").ready == 1
+    assert any_broker.depth("other").ready == 1
 
 
-def test_a_settlement_publishes_before_its_verdict(broker):
+def test_a_settlement_publishes_before_its_verdict(any_broker):
     """A retry that is published while the old message goes behind it keeps that order."""
-    broker.publish(message("1"))
-    transport = broker.transport()
+    any_broker.publish(message("1"))
+    transport = any_broker.transport()
     [delivery] = claim(transport)
     assert settle(transport, delivery, Verdict.REQUEUE, publish=[Publication("mail", message("2"))])
     assert raws(claim(transport)) == [message("2"), message("1")]
@@ -505,15 +506,15 @@ def test_a_settlement_whose_lease_is_gone_publishes_nothing_but_offers_its_resul
     assert [peek(d.raw).losses for d in claim(other)] == [1]
 
 
-def test_a_settlement_counts_once(broker):
+def test_a_settlement_counts_once(any_broker):
     """Said twice, because an answer was lost, it says False and does nothing the second time."""
-    broker.publish(message())
-    transport = broker.transport()
+    any_broker.publish(message())
+    transport = any_broker.transport()
     [delivery] = claim(transport)
     following = [Publication("other", message("2"))]
     assert settle(transport, delivery, Verdict.ACK, publish=following)
     assert not settle(transport, delivery, Verdict.ACK, publish=following)
-    assert broker.depth("other").ready == 1
+    assert any_broker.depth("other").ready == 1
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -552,10 +553,10 @@ def test_an_early_ack_of_what_was_lost_starts_nothing(broker):
     assert not settle(slow, theirs, Verdict.ACK_EARLY), "what another worker said is not what this one said"
 
 
-def test_what_a_run_publishes_goes_out_beside_its_early_ack(broker):
+def test_what_a_run_publishes_goes_out_beside_its_early_ack(any_broker):
     """That the ack was said is remembered apart: the publications of the same message are new."""
-    broker.publish(message("1"))
-    transport = broker.transport()
+    any_broker.publish(message("1"))
+    transport = any_broker.transport()
     [delivery] = claim(transport, run=1)
     assert settle(transport, delivery, Verdict.ACK_EARLY)
     for _ in range(2):
@@ -605,17 +606,17 @@ def test_a_turn_sends_before_it_claims(broker):
     assert raws(turned.deliveries) == [message()]
 
 
-def test_a_tag_that_never_was_is_not_ours(broker):
+def test_a_tag_that_never_was_is_not_ours(any_broker):
     """Nothing can be settled, started or renewed by guessing."""
-    broker.publish(message())
-    transport = broker.transport()
+    any_broker.publish(message())
+    transport = any_broker.transport()
     for tag in ("", "nonsense", "1", "1.1", "muster:0:one:999999", "-1.0", "ü"):
         turned = transport.turn(
             Turn(settle=[Settlement(tag=tag, queue="mail", verdict=Verdict.ACK)], start=[Start(tag, "mail")])
         )
         assert (list(turned.settled), list(turned.started)) == ([False], [False])
         assert list(transport.tick(Tick(renew=[("mail", tag)])).gone) == [tag]
-    assert broker.depth().ready == 1
+    assert any_broker.depth().ready == 1
 
 
 # -- leases
@@ -879,11 +880,11 @@ def test_depths_count_each_state(broker):
     assert (other.ready, other.claimed, other.running, other.waiting, other.dead) == (0, 0, 0, 0, 0)
 
 
-def test_a_queue_that_nobody_has_used_is_empty(broker):
+def test_a_queue_that_nobody_has_used_is_empty(any_broker):
     """Reading makes nothing, and asks for nothing to be made before."""
-    depth = broker.observer().depths(["never"], horizon_seconds=60)["never"]
+    depth = any_broker.observer().depths(["never"], horizon_seconds=60)["never"]
     assert (depth.ready, depth.waiting, depth.dead, depth.oldest) == (0, 0, 0, None)
-    assert broker.observer().depths([], horizon_seconds=60) == {}
+    assert any_broker.observer().depths([], horizon_seconds=60) == {}
 
 
 def test_the_oldest_message_tells_how_long_it_waits(broker):
@@ -942,9 +943,9 @@ def test_a_tick_tells_whether_a_message_waits(broker, priority):
 # -- many at once
 
 
-def test_a_publisher_serves_many_threads(broker):
+def test_a_publisher_serves_many_threads(any_broker):
     """Threads of a web server share one publisher; each message arrives once."""
-    publisher = broker.publisher()
+    publisher = any_broker.publisher()
 
     def send(thread):
         for number in range(25):
@@ -952,7 +953,7 @@ def test_a_publisher_serves_many_threads(broker):
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(send, range(8)))
-    found = [peek(d.raw).id for d in claim(broker.transport(), 1000)]
+    found = [peek(d.raw).id for d in claim(any_broker.transport(), 1000)]
     assert sorted(found) == sorted(f"{thread}-{number}" for thread in range(8) for number in range(25))
 
 
@@ -972,13 +973,13 @@ def test_publications_of_one_call_may_go_to_many_queues_and_times(broker):
     assert broker.depth().waiting == 1
 
 
-def test_racing_workers_share_the_messages(broker):
+def test_racing_workers_share_the_messages(any_broker):
     """Claims are atomic: together they get every message once."""
     sent = {f"{n}" for n in range(400)}
-    broker.publish(*(message(n) for n in sent))
+    any_broker.publish(*(message(n) for n in sent))
 
     def work(name):
-        transport = broker.transport(worker=name)
+        transport = any_broker.transport(worker=name)
         found = []
         while deliveries := claim(transport, 7, run=3):
             found += [peek(d.raw).id for d in deliveries]
@@ -990,4 +991,4 @@ def test_racing_workers_share_the_messages(broker):
         found = [one for part in threads.map(work, "abcd") for one in part]
     assert len(found) == 400
     assert set(found) == sent
-    assert broker.depth().running == 0
+    assert any_broker.depth().running == 0

@@ -25,6 +25,17 @@ logger = logging.getLogger("muster.transport")
 
 MOST_PREFETCH: Final = 65_535
 """AMQP's own limit."""
+MOST_CONSUMERS: Final = 4
+"""Of one queue, before they are replaced by one."""
+
+
+class _Consuming(msgspec.Struct, eq=False):
+    """One AMQP consumer: the server counts what it has pushed to it against its prefetch count."""
+
+    queue: str
+    prefetch: int
+    open: int = 0
+    """How many of those are not acknowledged."""
 
 
 class Pushed(msgspec.Struct, eq=False):
@@ -40,17 +51,7 @@ class Pushed(msgspec.Struct, eq=False):
     body: bytes
     at: float
     """When it came, monotonic seconds."""
-
-
-class Prefetch(msgspec.Struct, frozen=True):
-    """How many messages of a queue may be with us unacknowledged."""
-
-    count: int
-
-    def fitting(self, wanted: int) -> "Prefetch":
-        """Return what suits the wanted number: itself while it is near, as a change costs two round trips."""
-        wanted = min(MOST_PREFETCH, max(1, wanted))
-        return self if abs(wanted - self.count) < max(1, self.count // 4) else Prefetch(wanted)
+    consumer: _Consuming
 
 
 class Consumer:
@@ -63,11 +64,10 @@ class Consumer:
         self.life = 0
         """Which connection it is: the tags of one mean nothing to the next."""
         self.buffers: dict[str, deque[Pushed]] = {queue: deque() for queue in queues}
-        self._prefetch = Prefetch(0)
-        self._tags: dict[str, str] = {}
-        """Consumer tag → queue, of those that consume now."""
-        self._queue_of: dict[str, str] = {}
-        """The same, of all of this connection: what was on its way comes after a cancellation."""
+        self._active: dict[str, _Consuming] = {}
+        """By consumer tag, those that consume now."""
+        self._all: dict[str, _Consuming] = {}
+        """All of this connection: what was on its way comes after a cancellation."""
         self._open: deque[int] = deque()
         """Delivery tags that are not acknowledged, in their order; those in `_acked` have been, alone."""
         self._acked: set[int] = set()
@@ -76,7 +76,7 @@ class Consumer:
     @property
     def consuming(self) -> frozenset[str]:
         """The queues of which messages are pushed to us."""
-        return frozenset(self._tags.values())
+        return frozenset(consuming.queue for consuming in self._active.values())
 
     @property
     def buffered(self) -> int:
@@ -94,58 +94,60 @@ class Consumer:
         """Be done with what the last connection has brought."""
         for buffer in self.buffers.values():
             buffer.clear()
-        self._tags.clear()
-        self._queue_of.clear()
+        self._active.clear()
+        self._all.clear()
         self._open.clear()
         self._acked.clear()
-        self._prefetch = Prefetch(0)
 
     def _on_cancelled(self, frame: Any) -> None:
         """Hear that a queue, or the node that it lives on, is gone."""
-        queue = self._tags.pop(frame.method.consumer_tag, None)
-        if queue is not None:
-            logger.warning("queue %s is no longer there to be consumed; it is looked for again", queue)
+        gone = self._active.pop(frame.method.consumer_tag, None)
+        if gone is not None:
+            logger.warning("queue %s is no longer there to be consumed; it is looked for again", gone.queue)
 
     def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        queue = self._queue_of[method.consumer_tag]
+        consuming = self._all[method.consumer_tag]
+        consuming.open += 1
         self._open.append(method.delivery_tag)
-        self.buffers[queue].append(
+        self.buffers[consuming.queue].append(
             Pushed(
                 method.delivery_tag,
-                queue,
+                consuming.queue,
                 method.exchange,
                 method.routing_key,
                 method.redelivered,
                 properties,
                 body,
                 time.monotonic(),
+                consuming,
             )
         )
 
     # consuming
 
-    def consume(self, queues: Iterable[str], wanted: int | None = None) -> None:
-        """Have messages of these queues pushed, so many of each or as before. They have to be there."""
-        fitting = self._prefetch.fitting(self._prefetch.count if wanted is None else wanted)
-        if fitting is not self._prefetch:
-            self.cancel()
-            self._prefetch = fitting
-            self._ask_qos()
-        consumed = self.consuming
+    def consume(self, queues: Iterable[str], wanted: int) -> None:
+        """Have messages of these queues pushed, so many more of each than are in hand. They have to be there.
+
+        A queue that is consumed already gets one more consumer for what is missing: to change the prefetch
+        count of the one that it has, this would have to be cancelled, and the new one would not count what
+        the old one has in hand. More than is wanted is left: what finds no place is given back.
+        """
         for queue in queues:
-            if queue not in consumed:
-                self._consume(queue)
+            active = [each for each in self._active.values() if each.queue == queue]
+            spare = sum(each.prefetch - each.open for each in active) + len(self.buffers[queue])
+            missing = wanted - spare
+            if not active or missing >= max(1, sum(each.prefetch for each in active) // 4):
+                if len(active) >= MOST_CONSUMERS:
+                    self.cancel([queue])
+                    missing = wanted - len(self.buffers[queue])
+                self._consume(queue, min(MOST_PREFETCH, max(1, missing)))
 
-    def _ask_qos(self) -> None:
-        channel, count = self.line.channel, self._prefetch.count
-        self._ask(lambda done: channel.basic_qos(prefetch_count=count, callback=done))
-
-    def _consume(self, queue: str) -> None:
+    def _consume(self, queue: str, prefetch: int) -> None:
+        channel = self.line.channel
+        self._ask(lambda done: channel.basic_qos(prefetch_count=prefetch, callback=done))
         self._number += 1
         tag = f"muster-{self._number}"
-        self._tags[tag] = queue
-        self._queue_of[tag] = queue
-        channel = self.line.channel
+        self._active[tag] = self._all[tag] = _Consuming(queue, prefetch)
         self._ask(
             lambda done: channel.basic_consume(queue, self._on_message, consumer_tag=tag, callback=done)
         )
@@ -153,8 +155,8 @@ class Consumer:
     def cancel(self, queues: Iterable[str] | None = None) -> None:
         """Have no more pushed, of these queues or of all; what is here or on its way stays ours."""
         gone = self.consuming if queues is None else frozenset(queues)
-        for tag in [tag for tag, queue in self._tags.items() if queue in gone]:
-            del self._tags[tag]
+        for tag in [tag for tag, each in self._active.items() if each.queue in gone]:
+            del self._active[tag]
             self._ask(partial(self._cancel, tag))
 
     def _cancel(self, tag: str, done: Callable[[Any], None]) -> None:
@@ -163,19 +165,29 @@ class Consumer:
         reply = (spec.Basic.CancelOk, {"consumer_tag": tag})
         channel._rpc(spec.Basic.Cancel(consumer_tag=tag, nowait=False), done, [reply])  # noqa: SLF001
 
-    def take(self, limit: int) -> list[Pushed]:
-        """Take so many messages out of the buffers, those of the first queues first."""
+    def take(self, limit: int, *, suspects: bool = True) -> list[Pushed]:
+        """Take so many messages out of the buffers, those of the first queues first.
+
+        Without `suspects` none that was redelivered.
+        """
         taken: list[Pushed] = []
-        for buffer in self.buffers.values():
+        for queue, buffer in self.buffers.items():
+            left = deque[Pushed]()
             while buffer and len(taken) < limit:
-                taken.append(buffer.popleft())
+                pushed = buffer.popleft()
+                (left if pushed.redelivered and not suspects else taken).append(pushed)
+            if left:
+                self.buffers[queue] = left + buffer
         return taken
 
     # what becomes of what was taken
 
-    def ack(self, numbers: Iterable[int]) -> None:
+    def ack(self, messages: Iterable[Pushed]) -> None:
         """Acknowledge: in one word those before which nothing is left open, one by one the others."""
-        done = set(numbers)
+        done = set()
+        for pushed in messages:
+            pushed.consumer.open -= 1
+            done.add(pushed.number)
         last = 0
         while self._open and (self._open[0] in done or self._open[0] in self._acked):
             first = self._open.popleft()
@@ -191,15 +203,17 @@ class Consumer:
             channel.basic_ack(number)
         self._acked |= done
 
-    def requeue(self, numbers: Iterable[int]) -> None:
+    def requeue(self, messages: Iterable[Pushed]) -> None:
         """Have messages put back where they were, marked as redelivered."""
-        for number in numbers:
-            self.line.channel.basic_nack(number, requeue=True)
-            self._acked.add(number)
+        for pushed in messages:
+            pushed.consumer.open -= 1
+            self.line.channel.basic_nack(pushed.number, requeue=True)
+            self._acked.add(pushed.number)
 
     def sync(self) -> None:
         """Return when the server has carried out what was said so far: an acknowledgement has no answer."""
-        self._ask_qos()
+        channel = self.line.channel
+        self._ask(lambda done: channel.basic_qos(prefetch_count=1, callback=done))
 
     def serve(self) -> None:
         """Hear what has come. Raises BrokerUnavailable when the connection is not there any more."""

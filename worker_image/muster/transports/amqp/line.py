@@ -50,6 +50,8 @@ class Answered(msgspec.Struct, frozen=True):
     """(exchange, routing key) of those that reached no queue."""
     rejected: list[int]
     """Which of them, by their place, a queue has rejected."""
+    sent: int
+    """How many were sent at all, from the first."""
 
 
 class Refusal(Exception):
@@ -78,6 +80,8 @@ class Line:
         self.blocked = ""
         """Why the server takes no messages now; empty: it does."""
         self._sent = 0
+        self._first = 1
+        """Of the publishing tags of the last call."""
         self._open_tags: set[int] = set()
         self._rejected: set[int] = set()
         self._returned: list[tuple[str, str]] = []
@@ -268,31 +272,61 @@ class Line:
         """Pika's channel, for questions."""
         return self._channel
 
-    def publish(self, parcels: Sequence[Parcel], seconds: float) -> Answered:
+    def publish(self, parcels: Sequence[Parcel], seconds: float, *, patient: bool = True) -> Answered:
         """Publish, and wait for the confirms.
 
-        Raises Refusal for an exchange that is not there; what was confirmed before is not said then.
+        Raises Refusal for an exchange that is not there; what was confirmed before is not said then. Raises
+        BrokerBlocked when the server takes no messages now: after so many seconds, having given up the
+        connection if any were sent; or, for who is not `patient`, at once, and `answer` tells later.
         """
-        if self.blocked:  # nothing is sent that would be carried out when we have given up
+        if self.blocked and patient:  # nothing is sent that would be carried out when we have given up
             self.wait(lambda: not self.blocked, seconds)
-        self._returned, self._rejected = [], set()
         end = time.monotonic() + seconds
-        first = self._sent + 1
+        self._returned, self._rejected = [], set()
+        self._first = self._sent + 1
+
+        def stopped() -> bool:
+            return self._refused is not None or (not patient and bool(self.blocked))
+
         for parcel in parcels:
             if len(self._open_tags) >= WINDOW:
-                self.wait(
-                    lambda: len(self._open_tags) < WINDOW // 2 or self._refused is not None,
-                    end - time.monotonic(),
-                )
-            if self._refused is not None or self._reason is not None:
+                self.wait(lambda: len(self._open_tags) < WINDOW // 2 or stopped(), end - time.monotonic())
+            if stopped() or self._reason is not None:
                 break
-            self._channel.basic_publish(
-                parcel.exchange, parcel.routing_key, parcel.body, parcel.properties, parcel.mandatory
-            )
-            self._sent += 1
-            self._open_tags.add(self._sent)
-        self.wait(lambda: not self._open_tags and self._refused is None, max(0.0, end - time.monotonic()))
-        return Answered(set(self._returned), sorted(tag - first for tag in self._rejected))
+            self._post(parcel)
+        self.wait(
+            lambda: not self._open_tags or (stopped() and self._refused is None),
+            max(0.0, end - time.monotonic()),
+        )
+        if not patient and self.blocked:
+            raise BrokerBlocked(f"RabbitMQ at {self.place} takes no messages now: {self.blocked}")
+        return self._answered()
+
+    def post(self, parcel: Parcel) -> None:
+        """Publish one, and do not wait for its confirm; not while others wait for theirs."""
+        self._first = self._sent + 1
+        self._post(parcel)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write out what was said: pika does so when it works next."""
+        self._pump(0.0)
+
+    def _post(self, parcel: Parcel) -> None:
+        self._channel.basic_publish(
+            parcel.exchange, parcel.routing_key, parcel.body, parcel.properties, parcel.mandatory
+        )
+        self._sent += 1
+        self._open_tags.add(self._sent)
+
+    def answer(self) -> Answered | None:
+        """Return what the server has said of the parcels of a call that did not wait; None: not all of it."""
+        self._pump(0.0)
+        return None if self._open_tags else self._answered()
+
+    def _answered(self) -> Answered:
+        sent = self._sent - self._first + 1
+        return Answered(set(self._returned), sorted(tag - self._first for tag in self._rejected), sent)
 
 
 class SideChannel:

@@ -13,7 +13,7 @@ import msgspec
 import pika
 
 from muster.core.effects import Publication
-from muster.errors import BrokerUnavailable
+from muster.errors import BrokerBlocked, BrokerUnavailable
 from muster.transports.amqp.delayed import (
     ENTRY,
     Exchange,
@@ -75,18 +75,28 @@ class Outbox:
 
     `delayed_type` is the type of the queues in which messages wait, Celery's
     `broker_native_delayed_delivery_queue_type`. `declares`: a queue that is not there is declared as Celery's
-    clients do it, durable and without arguments.
+    clients do it, durable and without arguments. `patient`: a server that takes no messages now is waited
+    for; else `send` raises BrokerBlocked at once, and `finish` tells what became of what was under way.
     """
 
     def __init__(
-        self, line: Line, *, delayed_type: str, declares: bool, confirm_seconds: float = CONFIRM_SECONDS
+        self,
+        line: Line,
+        *,
+        delayed_type: str,
+        declares: bool,
+        confirm_seconds: float = CONFIRM_SECONDS,
+        patient: bool = True,
     ) -> None:
         self._line = line
         self._delayed_type = delayed_type
         self._declares = declares
         self._confirm_seconds = confirm_seconds
+        self._patient = patient
         self._has_delays = False
         """Whether the place to wait was there when we looked last."""
+        self._under_way: tuple[list[int], list[Parcel], int] | None = None
+        """Of a call that was given up: which letters were sent, as what, and of how many in all."""
 
     def send(self, letters: Sequence[Letter]) -> Left:
         """Send; returns when the broker has them. Raises BrokerUnavailable: then some may be there."""
@@ -107,17 +117,41 @@ class Outbox:
         sent = [number for number, each in enumerate(letters) if each.queue not in gone or each.eta <= now]
         missing = [number for number in range(len(letters)) if number not in set(sent)] if gone else []
         parcels = [_parcel(letters[number], now) for number in sent]
-        answered = self._line.publish(parcels, self._confirm_seconds)
+        try:
+            answered = self._publish(parcels)
+        except BrokerBlocked:
+            self._under_way = (sent, parcels, len(letters))
+            raise
         returned = _returned(parcels, answered)
         rejected = [sent[place] for place in answered.rejected]
         if returned and self._declares:
             for queue in sorted({letters[sent[place]].queue for place in returned}):
                 self._declare(queue)
             again = [parcels[place] for place in returned]
-            answered = self._line.publish(again, self._confirm_seconds)
+            answered = self._publish(again)
             rejected += [sent[returned[place]] for place in answered.rejected]
             returned = [returned[place] for place in _returned(again, answered)]
         return Left([*missing, *(sent[place] for place in returned)], rejected)
+
+    def _publish(self, parcels: Sequence[Parcel]) -> Answered:
+        return self._line.publish(parcels, self._confirm_seconds, patient=self._patient)
+
+    def finish(self) -> Left | None:
+        """Return what was not delivered in a call that raised BrokerBlocked; None: that is not known yet."""
+        if self._under_way is None:
+            return Left()
+        answered = self._line.answer()
+        if answered is None:
+            return None
+        (sent, parcels, count), self._under_way = self._under_way, None
+        failed = {*_returned(parcels, answered), *answered.rejected, *range(answered.sent, len(parcels))}
+        delivered = {number for place, number in enumerate(sent) if place not in failed}
+        return Left([number for number in range(count) if number not in delivered])
+
+    def forget(self) -> None:
+        """Be done with what was under way: its connection is gone, and with it the answer."""
+        self._under_way = None
+        self._has_delays = False
 
     def _declare(self, queue: str) -> None:
         channel = self._line.channel

@@ -45,10 +45,10 @@ def starts_so_far(line: Line, pushed: Pushed) -> int:
 def note_start(line: Line, pushed: Pushed, seconds: float) -> None:
     """Note one start more; the broker has it when this returns."""
     with contextlib.suppress(Refusal):
-        line.publish([Parcel("", count_queue(pushed), b"", _PERSISTENT)], seconds)
+        line.publish([Parcel("", count_queue(pushed), b"", _PERSISTENT)], seconds, patient=False)
 
 
 def forget(line: Line, pushed: Pushed) -> None:
-    """Forget a message's count: it has ended, or its count stands on a copy of it."""
-    with contextlib.suppress(Refusal):
-        line.ask(lambda done: line.channel.queue_delete(count_queue(pushed), callback=done))
+    """Forget a message's count: it has ended, or its count stands on a copy of it. Nobody waits for that."""
+    line.channel.queue_delete(count_queue(pushed))
+    line.flush()

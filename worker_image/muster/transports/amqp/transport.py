@@ -49,7 +49,7 @@ from muster.wire.message import CAUSE_FIELD, LOSSES_FIELD
 logger = logging.getLogger("muster.transport")
 
 MIN_HEARTBEAT_SECONDS: Final = 5
-LEFT_SECONDS: Final = 1.0
+LEFT_SECONDS: Final = 0.5
 """What was pushed and finds no place for so long goes to others."""
 WAIT_HERE_SECONDS: Final = 2.0
 """What is due so soon waits in our hands: on the broker it would wait for whole seconds."""
@@ -106,6 +106,7 @@ class AmqpTransport:
             delayed_type=delayed_type,
             declares=create_missing_queues,
             confirm_seconds=confirm_seconds,
+            patient=False,
         )
         self._tags = itertools.count(1)
         self._held: dict[str, Pushed] = {}
@@ -115,6 +116,8 @@ class AmqpTransport:
         """Heap of (due, number, message)."""
         self._sent: OrderedDict[str, set[int]] = OrderedDict()
         """Tag or token → which of its letters have been delivered."""
+        self._under_way: list[tuple[str, int]] = []
+        """(tag or token, place) of letters that were sent when the broker began to take no messages."""
         self._early: OrderedDict[str, None] = OrderedDict()
         """Tags that were acknowledged early."""
         self._absent: dict[str, float] = {}
@@ -122,6 +125,8 @@ class AmqpTransport:
         self._graves: set[str] = set()
         self._reports_there = False
         self._consumes = False
+        self._resting: set[str] = set()
+        """Queues of which more was pushed than finds a place: not consumed until there is one."""
 
     # connections
 
@@ -135,9 +140,12 @@ class AmqpTransport:
                 raise
         else:
             self._lose_all()
+            self._resting.clear()
             consumer.connect()
         if not (self._out.is_open and self._out.check()):
             self._out.open()
+            self._outbox.forget()
+            self._under_way = []
             self._graves.clear()
             self._reports_there = False
 
@@ -176,6 +184,7 @@ class AmqpTransport:
 
     def _deliver(self, jobs: Sequence[_Job]) -> None:
         """Send what has not been sent before; note in each job what could not be."""
+        clear = self._is_clear()
         todo: list[tuple[_Job, int]] = []
         for job in jobs:
             sent = self._sent.get(job.key, set())
@@ -183,11 +192,14 @@ class AmqpTransport:
         if not todo:
             return
         try:
+            if not clear:
+                raise BrokerBlocked("what was sent before has no answer yet")
             left = self._outbox.send([job.letters[place] for job, place in todo])
-        except BrokerBlocked as blocked:
+        except BrokerBlocked:
+            if clear:
+                self._under_way = [(job.key, place) for job, place in todo]
             for job, _ in todo:
                 job.waits = True
-            logger.debug("%s", blocked)
             return
         missing, rejected = set(left.missing), set(left.rejected)
         for number, (job, place) in enumerate(todo):
@@ -196,7 +208,23 @@ class AmqpTransport:
             elif number in rejected:
                 job.rejected += 1
             else:
-                self._sent.setdefault(job.key, set()).add(place)
+                self._remember(job.key, place)
+
+    def _is_clear(self) -> bool:
+        """Whether the broker takes messages, and has answered for those that it did not take at once."""
+        if self._out.blocked:
+            return False
+        left = self._outbox.finish()
+        if left is None:
+            return False
+        for number, (key, place) in enumerate(self._under_way):
+            if number not in set(left.missing):
+                self._remember(key, place)
+        self._under_way = []
+        return True
+
+    def _remember(self, key: str, place: int) -> None:
+        self._sent.setdefault(key, set()).add(place)
         while len(self._sent) > REMEMBERED:
             self._sent.popitem(last=False)
 
@@ -232,7 +260,7 @@ class AmqpTransport:
         if job.waits or job.rejected or job.missing:
             if verdict not in {Verdict.RETURN, Verdict.REQUEUE}:
                 return None
-            self.consumer.requeue([pushed.number])  # its own place takes it in any case
+            self.consumer.requeue([pushed])  # its own place takes it in any case
             self._let_go(settlement.tag)
             return True
         return True
@@ -257,7 +285,7 @@ class AmqpTransport:
     def _acknowledge(
         self, settlements: Sequence[Settlement], ours: Sequence[Pushed | None], settled: Sequence[bool | None]
     ) -> None:
-        done: list[int] = []
+        done: list[Pushed] = []
         early = False
         for settlement, pushed, was in zip(settlements, ours, settled, strict=True):
             if not was or pushed is None or settlement.tag not in self._held:
@@ -268,16 +296,17 @@ class AmqpTransport:
                     del self._held[settlement.tag]
                     continue
                 case Verdict.RETURN if self._is_suspect(pushed):
-                    self.consumer.requeue([pushed.number])
+                    self.consumer.requeue([pushed])
                 case Verdict.ACK_EARLY:
                     early = True
                     self._early[settlement.tag] = None
-                    done.append(pushed.number)
+                    done.append(pushed)
                 case _:
-                    done.append(pushed.number)
+                    done.append(pushed)
                     self._forget_count(pushed)
             self._let_go(settlement.tag)
         self.consumer.ack(done)
+        self.consumer.line.flush()
         while len(self._early) > REMEMBERED:
             self._early.popitem(last=False)
         if early:
@@ -317,13 +346,14 @@ class AmqpTransport:
     def _claim(self, limit: int, run: int) -> list[Delivery]:
         if limit <= 0:
             return []
-        self._consume(len(self._held) + len(self._waiting) + limit)
+        self._resting.clear()
+        self._consume(limit)
         self.consumer.serve()
         taken: list[Pushed] = []
         now = time.time()
         while self._waiting and self._waiting[0][0] <= now and len(taken) < limit:
             taken.append(heapq.heappop(self._waiting)[2])
-        taken += self.consumer.take(limit - len(taken))
+        taken += self.consumer.take(limit - len(taken), suspects=not self._out.blocked)
         deliveries = []
         for pushed in taken:
             tag = f"{self.consumer.life}:{next(self._tags)}"
@@ -362,13 +392,12 @@ class AmqpTransport:
             redelivered=pushed.redelivered,
         )
 
-    def _there_in_order(self) -> list[str]:
-        return [queue for queue in self.consumer.queues if queue not in self._absent]
-
     def _look_for_queues(self) -> None:
         """Find those that are not consumed; what is not there is declared, where we may, or waited for."""
         now = time.monotonic()
-        for queue in set(self.consumer.queues) - self.consumer.consuming:
+        if self._out.blocked:  # it would not answer
+            return
+        for queue in set(self.consumer.queues) - self.consumer.consuming - self._resting:
             if now < self._absent.get(queue, 0.0):
                 continue
             if self._exists(queue) or (self._declares and self._declare(queue, {})):
@@ -403,7 +432,7 @@ class AmqpTransport:
     def _place(self, queue: str) -> str:
         """Return the dead letters' queue, seen to be there; with bounds, where it has to be made."""
         place = self._dead[queue]
-        if place.name not in self._graves:
+        if place.name not in self._graves and not self._out.blocked:
             bounds = {"x-max-length": place.max_length, "x-message-ttl": int(place.max_age * 1000)}
             if self._exists(place.name) or (self._declares and self._declare(place.name, bounds)):
                 self._graves.add(place.name)
@@ -427,8 +456,10 @@ class AmqpTransport:
             self._give_back([tag for tag in self._held if tag not in held])
         gone = [tag for _, tag in tick.renew if tag not in self._held]
         self._give_back_what_waits_too_long()
-        if self._consumes:
-            self._consume()
+        if self._consumes:  # a queue may have gone, or come
+            self._look_for_queues()
+            consumed = self.consumer.consuming | self._resting | self._absent.keys()
+            self.consumer.consume([queue for queue in self.consumer.queues if queue not in consumed], 1)
         if tick.report is not None:
             self._report(tick.report)
         now = time.time()
@@ -443,7 +474,7 @@ class AmqpTransport:
 
     def _give_back(self, tags: Iterable[str]) -> None:
         for tag in list(tags):
-            self.consumer.requeue([self._held[tag].number])
+            self.consumer.requeue([self._held[tag]])
             self._let_go(tag)
 
     def _give_back_what_waits_too_long(self) -> None:
@@ -458,7 +489,7 @@ class AmqpTransport:
         if not (late or due):
             return
         self.consumer.cancel(late)
-        self.consumer.serve()
+        self._resting.update(late)
         given = [each for _, _, each in due]
         self._waiting = [each for each in self._waiting if each not in due]
         heapq.heapify(self._waiting)
@@ -475,9 +506,9 @@ class AmqpTransport:
         except BrokerUnavailable:
             left = Left(range(len(fresh)))
         failed = {*left.missing, *left.rejected}
-        self.consumer.ack(each.number for place, each in enumerate(fresh) if place not in failed)
-        back = [each.number for place, each in enumerate(fresh) if place in failed]
-        self.consumer.requeue(back + [each.number for each in given if self._is_suspect(each)])
+        self.consumer.ack(each for place, each in enumerate(fresh) if place not in failed)
+        back = [each for place, each in enumerate(fresh) if place in failed]
+        self.consumer.requeue(back + [each for each in given if self._is_suspect(each)])
         for each in given:
             self._counts.pop(each.number, None)
 
@@ -492,17 +523,18 @@ class AmqpTransport:
         if self.consumer.line.is_open:
             self._consume()
 
-    def _consume(self, wanted: int | None = None) -> None:
-        """Have so many messages of each queue pushed, or as many as before."""
+    def _consume(self, wanted: int = 1) -> None:
+        """Have so many messages of each queue pushed, or at least that one comes."""
         self._consumes = True
         self._look_for_queues()
-        self.consumer.consume(self._there_in_order(), wanted)
+        present = [q for q in self.consumer.queues if q not in self._absent and q not in self._resting]
+        self.consumer.consume(present, wanted)
 
     def _report(self, report: bytes) -> None:
         """Tell who listens. What goes wrong with it must not keep tasks from running."""
-        if self._out.blocked:
-            return
         out = self._out
+        if not (self._is_clear() and out.is_done):
+            return
         try:
             if not self._reports_there:
                 out.ask(
@@ -510,9 +542,7 @@ class AmqpTransport:
                 )
                 self._reports_there = True
             properties = pika.BasicProperties(timestamp=int(time.time()))
-            out.publish(
-                [Parcel(REPORTS, self._pool, report, properties, mandatory=False)], self._confirm_seconds
-            )
+            out.post(Parcel(REPORTS, self._pool, report, properties, mandatory=False))
         except Refusal as refusal:
             self._reports_there = False
             logger.warning("a report could not be sent: %s", refusal)
