@@ -140,6 +140,31 @@ def test_a_watch_tells_of_what_is_pushed(broker):
     watch.close()
 
 
+def test_a_watch_tells_of_what_has_come_in_another_call(broker):
+    """Its descriptor has been read by then; who waits for it would wait for ever."""
+    transport, told = broker.transport(), []
+    watch = transport.watch(lambda: told.append(1))
+    claim(transport, 5)
+    watch.arm()
+    broker.publish(message("1"))
+    wait_for(lambda: transport.tick(Tick()) and told, what="the watch to tell")
+    assert watch.look().come
+    assert ids(claim(transport)) == ["1"]
+    watch.close()
+
+
+def test_what_was_given_back_is_told_of(broker):
+    """The queue is not consumed until there is a claim, which has to come from somewhere."""
+    transport = broker.transport()
+    claim(transport, 5)
+    broker.publish(message("1"))
+    ready(broker, 0)
+    assert (
+        wait_for(lambda: transport.tick(Tick()).ready and broker.depth().ready, what="it is given back") == 1
+    )
+    assert ids(claim(transport, 5)) == ["1"]
+
+
 def test_queues_are_served_in_order_of_preference(broker):
     """What is here of the first queue is claimed before what is here of the second."""
     transport = broker.transport("mail", "other")

@@ -128,6 +128,7 @@ class Model:
 
     def __init__(self, world):
         self.world = world
+        self.isolates = world.isolates
         self.queued = []
         self.active = {}
         self.events = []
@@ -191,6 +192,9 @@ class Model:
         world = self.world
         seen = peek(job.raw)
         world.starts[seen.id, seen.retries] += 1
+        if not self.isolates:
+            beside = [other for other, _, _ in self.active.values()]
+            assert not beside or not any(each.alone for each in [job, *beside]), "it runs alone"
         until = world.clock() + world.random.choice([0.0, 0.2, 1.0, 4.0, 12.0])
         if seen.task == "publishes":
             child = f"{seen.id}.sent"
@@ -334,6 +338,8 @@ class World:
 
     def __init__(self, seed):
         self.random = random.Random(seed)
+        self.isolates = seed % 2 == 0
+        """Whether the pools' slots are processes of their own, as with prefork, or share one."""
         self.clock = Clock()
         self.results = Results()
         self.separate = self.random.random() < 0.5

@@ -26,6 +26,8 @@ from muster.pools.base import (
 class InProcessPool:
     """Slots that take jobs from one queue of this process; see `muster.pools.base.Pool`."""
 
+    isolates = False
+
     def __init__(self, load: LoadExecutor) -> None:
         self.slots = 0
         self._load = load

@@ -59,7 +59,11 @@ class Held(msgspec.Struct):
 
 
 class Hands:
-    """See the module. `put_off` is called with the seconds after which a message that we put off is due."""
+    """See the module.
+
+    `isolated`: the pool gives a job that runs alone a process of its own. `put_off` is called with the
+    seconds after which a message that we put off is due.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Hands:
         policies: Mapping[str, Policy],
         results: Results,
         tally: Tally,
+        isolated: bool,
         put_off: Callable[[float], None],
     ) -> None:
         self._settings = settings
@@ -75,6 +80,9 @@ class Hands:
         self._results = results
         self._tally = tally
         self._put_off_for = put_off
+        self._isolated = isolated
+        self._alone: set[int] = set()
+        """Jobs that the pool has and that must be alone in its process."""
         self._next_number = 1
         self._paces: dict[str, Pace] = {}
         """Task → how far its rate in this worker is used up."""
@@ -100,6 +108,16 @@ class Hands:
     def coming(self) -> int:
         """How many the pool has yet to get."""
         return len(self.waiting) + len(self.acking) + len(self.given_back)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a job that must be alone in the pool's process runs, or comes next: nothing else begins.
+
+        What the broker has down as running beside it would be blamed with it.
+        """
+        if self._isolated:
+            return False
+        return bool(self._alone) or bool(self.waiting and self.held[self.waiting[0]].job.alone)
 
     def leases(self) -> list[tuple[str, str]]:
         """Return (queue, tag) of those whose lease is to be renewed."""
@@ -244,13 +262,28 @@ class Hands:
     def to_start(self, room: int, now: float) -> list[int]:
         """Return so many of those that wait, taking them off the list; `now` by the broker's clock."""
         starting = []
-        for number in [self.waiting.popleft() for _ in range(max(0, min(room, len(self.waiting))))]:
+        for number in self._next(room):
             held = self.held[number]
             if held.policy.rate is None or held.paced or self._may_start(held, now):
                 starting.append(number)
             else:
                 del self.held[number]
         return starting
+
+    def _next(self, room: int) -> list[int]:
+        """Take so many of those that wait off the list; one that must be alone when the pool is empty."""
+        if self._isolated:
+            return [self.waiting.popleft() for _ in range(max(0, min(room, len(self.waiting))))]
+        others = len(self.held) - self.coming
+        taken: list[int] = []
+        while self.waiting and len(taken) < room and not self._alone:
+            alone = self.held[self.waiting[0]].job.alone
+            if alone and (others or taken):
+                break
+            taken.append(self.waiting.popleft())
+            if alone:
+                break
+        return taken
 
     def _may_start(self, held: Held, now: float) -> bool:
         """Ask the task's rate in this worker; one that has to wait does so on the broker."""
@@ -294,16 +327,26 @@ class Hands:
             if cause := held.extra_cause:
                 counts = self._tally.task(held.delivery.queue, held.message.task).extra
                 counts[cause] = counts.get(cause, 0) + 1
-            return held.job
+            return self._handed(number)
         held.paced = True
         self.waiting.appendleft(number)
         return None
 
     def acked(self, number: int) -> Job:
         """Note that its early ack was carried out, and return the job."""
-        held = self.held[number]
-        held.acked = True
-        return held.job
+        self.held[number].acked = True
+        return self._handed(number)
+
+    def _handed(self, number: int) -> Job:
+        job = self.held[number].job
+        if job.alone and not self._isolated:
+            self._alone.add(number)
+        return job
+
+    def _out(self, number: int) -> Held | None:
+        """Take one out of our hands that the pool is done with."""
+        self._alone.discard(number)
+        return self.held.pop(number, None)
 
     # what the pool says
 
@@ -316,7 +359,7 @@ class Hands:
 
     def finished(self, outcome: Outcome) -> None:
         """Decide on a message whose task has ended."""
-        held = self.held.pop(outcome.number, None)
+        held = self._out(outcome.number)
         if held is None:
             return
         self.estimate = estimate(self.estimate, outcome.runtime_seconds)
@@ -345,7 +388,7 @@ class Hands:
 
     def lost(self, lost: Lost) -> None:
         """Decide on a message whose task ended with its process."""
-        held = self.held.pop(lost.number, None)
+        held = self._out(lost.number)
         if held is None:
             return
         message, delivery = held.message, held.delivery
@@ -394,7 +437,9 @@ class Hands:
         self.given_back.clear()
 
     def _give_back(self, number: int) -> None:
-        self._say(self.held.pop(number).delivery, Verdict.RETURN)
+        held = self._out(number)
+        assert held is not None
+        self._say(held.delivery, Verdict.RETURN)
 
     def give_up(self, cause: str) -> None:
         """Let go of everything: what runs is lost."""

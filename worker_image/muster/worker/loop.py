@@ -119,6 +119,7 @@ class WorkerLoop:
                 expires_seconds=settings.result_expires_seconds,
             ),
             tally=tally,
+            isolated=pool.isolates,
             put_off=self._due_in,
         )
         self._settling: list[Settlement] = []
@@ -504,7 +505,7 @@ class WorkerLoop:
 
     def _idle_slots(self) -> int:
         """Return how many messages may be claimed while we wait: one for each slot that has nothing to do."""
-        if self._settings.autoscale is not None or self.draining:
+        if self._settings.autoscale is not None or self.draining or self._hands.exclusive:
             return 0
         return max(0, self._pool.room(1) - self._hands.coming)
 
@@ -541,7 +542,7 @@ class WorkerLoop:
         hands = self._hands
         claim = 0
         self._store_results()
-        consuming = not self.draining and len(hands.settle) < MAX_UNSETTLED
+        consuming = not self.draining and len(hands.settle) < MAX_UNSETTLED and not hands.exclusive
         allowed = self._watch.allowed
         if allowed and (self._hungry or not consuming or allowed > self._idle_slots()):
             self._take(self._watch.recall())

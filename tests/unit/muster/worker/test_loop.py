@@ -15,6 +15,7 @@ from muster.pools.base import Outcome, Returned, Running, Started
 from muster.results.memory import MemoryResults
 from muster.transports.base import Seen, Tick, Turn, Verdict
 from muster.transports.memory import MemoryBroker
+from muster.wire.losses import with_loss
 from muster.wire.message import pack, peek
 from muster.wire.report import decode as decode_report
 from muster.worker.loop import MAX_UNSETTLED, WorkerLoop
@@ -36,6 +37,7 @@ class Pool:
     """Runs each task at once, and writes down when."""
 
     slots = 100
+    isolates = True
 
     def __init__(self, clock):
         self.clock = clock
@@ -834,3 +836,42 @@ def test_an_outage_leaves_no_claim_behind(fleet):
     world.run(6)
     assert len(world.starts("quick")) == 1
     assert loop._watch.allowed
+
+
+class OneProcess(Fleet):
+    """One worker, whose three slots are threads of one process."""
+
+    class OneProcessPool(SlotPool):
+        slots = 3
+        isolates = False
+
+        def __init__(self, clock):
+            super().__init__(clock)
+            self.takes = {"plain": 0.2}
+            self.ids = {}
+
+        def submit(self, jobs):
+            super().submit(jobs)
+            self.ids |= {job.number: peek(job.raw).id for job in jobs}
+
+    make_pool = OneProcessPool
+
+
+def test_what_must_be_alone_in_its_process_runs_when_nothing_else_does(fleet):
+    """One after another; meanwhile the broker has nothing else down as running, so it alone can be blamed."""
+    world = fleet("one", kind=OneProcess, plain={})
+    [pool] = world.pools.values()
+    world.publish("plain", 2)
+    lost = [with_loss(task_message("plain", f"lost-{number}"), "WorkerLost") for number in range(2)]
+    world.broker.publisher().publish([Publication("mail", raw) for raw in lost])
+    world.publish("plain", 2, start=2)
+    observer, most = world.broker.observer(), 0
+    for _ in range(400):
+        world.run(0.005)
+        running = [pool.ids[number] for number in pool.active]
+        if any(each.startswith("lost") for each in running):
+            assert len(running) == 1
+            assert observer.depths(["mail"], horizon_seconds=0)["mail"].running == 1
+        most = max(most, len(running))
+    assert most > 1
+    assert len(pool.started) == 6

@@ -152,6 +152,8 @@ class _Child:
 class PreforkPool:
     """See `muster.pools.base.Pool`."""
 
+    isolates = True
+
     def __init__(self, load: LoadExecutor) -> None:
         self.slots = 0
         self._load = load

@@ -72,6 +72,8 @@ class Consumer:
         """Delivery tags that are not acknowledged, in their order; those in `_acked` have been, alone."""
         self._acked: set[int] = set()
         self._number = 0
+        self.on_pushed: Callable[[], object] = lambda: None
+        """Called for each message, in whatever call of ours it has come."""
 
     @property
     def consuming(self) -> frozenset[str]:
@@ -122,6 +124,7 @@ class Consumer:
                 consuming,
             )
         )
+        self.on_pushed()
 
     # consuming
 

@@ -455,7 +455,7 @@ class AmqpTransport:
         if tick.reconcile:
             self._give_back([tag for tag in self._held if tag not in held])
         gone = [tag for _, tag in tick.renew if tag not in self._held]
-        self._give_back_what_waits_too_long()
+        given_back = self._give_back_what_waits_too_long()
         if self._consumes:  # a queue may have gone, or come
             self._look_for_queues()
             consumed = self.consumer.consuming | self._resting | self._absent.keys()
@@ -469,7 +469,7 @@ class AmqpTransport:
             commands=self._mailbox.commands(),
             revoked=self._mailbox.revoked(),
             gone=gone,
-            ready=bool(self.consumer.buffered),
+            ready=given_back or bool(self.consumer.buffered),  # whoever has a place may have it
         )
 
     def _give_back(self, tags: Iterable[str]) -> None:
@@ -477,8 +477,11 @@ class AmqpTransport:
             self.consumer.requeue([self._held[tag]])
             self._let_go(tag)
 
-    def _give_back_what_waits_too_long(self) -> None:
-        """Let others have what was pushed to us and finds no place here: all of it when we do not consume."""
+    def _give_back_what_waits_too_long(self) -> bool:
+        """Let others have what was pushed to us and finds no place here: all of it when we do not consume.
+
+        Returns whether there was any.
+        """
         before = time.monotonic() - LEFT_SECONDS
         late = [
             queue
@@ -487,7 +490,7 @@ class AmqpTransport:
         ]
         due = [each for each in self._waiting if each[0] < time.time() - LEFT_SECONDS or not self._consumes]
         if not (late or due):
-            return
+            return False
         self.consumer.cancel(late)
         self._resting.update(late)
         given = [each for _, _, each in due]
@@ -497,6 +500,7 @@ class AmqpTransport:
             given += self.consumer.buffers[queue]
             self.consumer.buffers[queue].clear()
         self._send_back(given, {number: eta for eta, number, _ in due})
+        return True
 
     def _send_back(self, given: Sequence[Pushed], etas: Mapping[int, float]) -> None:
         """Give back what has not begun: as copies, which nothing marks; where that fails, as it is."""
@@ -547,9 +551,9 @@ class AmqpTransport:
             self._reports_there = False
             logger.warning("a report could not be sent: %s", refusal)
 
-    def watch(self, notify: Callable[[], None]) -> AmqpWatch:  # noqa: ARG002 - its caller looks
+    def watch(self, notify: Callable[[], None]) -> AmqpWatch:
         """Return a watch over what is pushed."""
-        return AmqpWatch(self)
+        return AmqpWatch(self, notify)
 
     def close(self) -> None:
         """Give up the connections, in good order: what was acknowledged is. The rest goes back by itself."""

@@ -5,6 +5,7 @@ to claim while we wait: they are here already.
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from muster.errors import BrokerUnavailable
@@ -19,9 +20,16 @@ class AmqpWatch:
 
     allowed = 0
 
-    def __init__(self, transport: "AmqpTransport") -> None:
+    def __init__(self, transport: "AmqpTransport", notify: Callable[[], None]) -> None:
         self._transport = transport
         self._armed = False
+        self._notify = notify
+        transport.consumer.on_pushed = self._pushed
+
+    def _pushed(self) -> None:
+        """Say so at once: the descriptor is silent about what has come while something else was read."""
+        if self._armed:
+            self._notify()
 
     def arm(self, claim: int = 0) -> None:  # noqa: ARG002 - what is pushed is here before it is claimed
         """Ask to be told once, as soon as a message is here."""
