@@ -1,4 +1,4 @@
-"""Measure Muster beside Celery on one Redis server, in one run: `make bench` calls this.
+"""Measure Muster beside Celery on the same servers, in one run: `make bench` calls this.
 
 Prints ratios first, then the figures, and writes both to docs/reports/ when asked to (`--report`).
 """
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import on_rabbitmq
 import redis
 
 HERE = Path(__file__).parent
@@ -93,8 +94,8 @@ class Engine:
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
     @contextmanager
-    def worker(self, server, *arguments, **environment):
-        """A worker that has run its first tasks."""
+    def started(self, *arguments, **environment):
+        """A worker, from its start."""
         process = subprocess.Popen(
             [self.python, *self.worker_arguments, "-l", "WARNING", *arguments],
             cwd=HERE,
@@ -103,9 +104,6 @@ class Engine:
             start_new_session=True,
         )
         try:
-            stage(server, "bench.noop", WARM_UP)
-            server.rename("staged", "celery")
-            until(lambda: results(server) >= WARM_UP, f"{self.name}'s worker has run its first tasks")
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
@@ -114,7 +112,16 @@ class Engine:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            server.flushdb()
+
+    @contextmanager
+    def worker(self, server, *arguments, **environment):
+        """A worker that has run its first tasks."""
+        with self.started(*arguments, **environment) as process:
+            stage(server, "bench.noop", WARM_UP)
+            server.rename("staged", "celery")
+            until(lambda: results(server) >= WARM_UP, f"{self.name}'s worker has run its first tasks")
+            yield process
+        server.flushdb()
 
 
 TEMPLATES: dict[str, bytes] = {}
@@ -169,8 +176,8 @@ def resident_mib(process):
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def measure(count: int) -> dict[str, dict[str, float]]:
-    """Run everything; return figures by case and engine."""
+def measure(count: int, *, only_rabbitmq: bool = False) -> dict[str, dict[str, float]]:
+    """Run everything, or what concerns RabbitMQ; return figures by case and engine."""
     python = celery_environment()
     celery = Engine("Celery", python, "tasks_celery", ["-m", "celery", "-A", "tasks_celery", "worker"])
     muster = Engine(
@@ -179,6 +186,8 @@ def measure(count: int) -> dict[str, dict[str, float]]:
     metrics = ("--metrics-address", "127.0.0.1:0")
     figures: dict[str, dict[str, float]] = {}
     with redis_server() as server:
+        if only_rabbitmq:
+            return rabbitmq_cases(celery, muster, server, python, count // 2, metrics)
         learn(server, python)
         for title, task in (
             ("consume, with results", "bench.noop"),
@@ -205,6 +214,23 @@ def measure(count: int) -> dict[str, dict[str, float]]:
         figures["publish, calls/s"] = {
             engine.name: 5000 / engine.client("publish", 5000) for engine in (celery, muster)
         }
+        figures |= rabbitmq_cases(celery, muster, server, python, count // 2, metrics)
+    return figures
+
+
+def rabbitmq_cases(celery, muster, backend, python, count, metrics):
+    """Return the consume cases on RabbitMQ; results are kept on Redis for both."""
+    figures = {}
+    with on_rabbitmq.server() as broker:
+        for queue_type in ("classic", "quorum"):
+            for title, task in (("with results", "noop"), ("results ignored", "quiet")):
+                case = (broker, backend, python, queue_type, task, count)
+                figures[f"consume from RabbitMQ, {queue_type} queue, {title}"] = by = {
+                    "Celery": on_rabbitmq.consume(celery, *case),
+                    "Celery, prefetch 64": on_rabbitmq.consume(celery, *case, BENCH_PREFETCH="64"),
+                    "Muster": on_rabbitmq.consume(muster, *case, *metrics),
+                }
+                print(queue_type, title, by, flush=True)
     return figures
 
 
@@ -233,9 +259,10 @@ def report(figures: dict[str, dict[str, float]], count: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000, help="tasks of each consume case")
+    parser.add_argument("--only-rabbitmq", action="store_true", help="leave the cases on Redis out")
     parser.add_argument("--report", type=Path, help="write the run as Markdown to this file")
     options = parser.parse_args()
-    text = report(measure(options.count), options.count)
+    text = report(measure(options.count, only_rabbitmq=options.only_rabbitmq), options.count)
     print("\n" + text)
     if options.report:
         options.report.parent.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,12 @@
 import os
 import time
 
+import redis
+
 from muster import Muster
 
-app = Muster("bench", broker=os.environ["BENCH_URL"], backend=os.environ["BENCH_URL"])
+backend = os.environ["BENCH_URL"]
+app = Muster("bench", broker=os.environ.get("BENCH_BROKER", backend), backend=backend)
 app.conf.update(task_acks_late=True)
 
 
@@ -23,3 +26,10 @@ def quiet():
 def clock():
     """Return when it started."""
     return time.time()
+
+
+@app.task(name="bench.mark", ignore_result=True)
+def mark():
+    """Note the time where everybody can read it."""
+    with redis.Redis.from_url(backend) as client:
+        client.rpush("marks", time.time())
