@@ -444,7 +444,20 @@ _SHOWN = 5
 
 
 def without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
-    """Return a sentence for each thing that the worker or a task was told and that the pool cannot do."""
+    """Return a sentence for each thing that the worker or a task was told and that has no effect here."""
+    return [*_not_on_this_broker(options), *_not_in_this_pool(options, tasks)]
+
+
+def _not_on_this_broker(options: WorkerOptions) -> list[str]:
+    if not options.global_rate_limits or not options.broker_url.startswith(("amqp", "pyamqp")):
+        return []
+    return [
+        f"the global rate of {_listed(sorted(options.global_rate_limits))} has no effect: RabbitMQ has no "
+        "place to count the starts of all workers; give each worker a rate of its own"
+    ]
+
+
+def _not_in_this_pool(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
     if options.pool is PoolType.PREFORK:
         late = sorted(name for name, task in tasks.items() if _told_too_late(options, task))
         why = "the task is killed before it is told to stop; give it a time limit that is longer"
