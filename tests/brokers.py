@@ -16,14 +16,14 @@ from muster.transports.amqp.names import QUEUE_HEADER, REASON_HEADER, TEXT_HEADE
 from muster.transports.amqp.observer import AmqpObserver
 from muster.transports.amqp.publisher import AmqpPublisher
 from muster.transports.amqp.transport import AmqpTransport
-from muster.transports.base import Observer, Publisher, Settlement, Start, Transport, Turn
+from muster.transports.base import Observer, Publisher, Settlement, Start, Tick, Transport, Turn
 from muster.transports.memory import MemoryBroker
 from muster.transports.schedules.base import ScheduleStore
 from muster.transports.schedules.memory import MemorySchedules
 from muster.transports.schedules.sqlite import SQLiteSchedules
 from muster.transports.sqlite import SQLiteObserver, SQLitePublisher, SQLiteTransport
 from muster.wire.keys import RedisKeys
-from muster.wire.message import pack
+from muster.wire.message import pack, peek
 from waiting import wait_for
 
 POOL = "shop/mail"
@@ -70,6 +70,9 @@ def start(transport, delivery, extra_run=""):
 class Broker(ABC):
     """One broker under test, and what the ports do not offer: to look inside it and to move its time."""
 
+    urgent, patient = 0, 9
+    """Priorities: served first, served last."""
+
     def __init__(self):
         self._open = []
 
@@ -92,6 +95,21 @@ class Broker(ABC):
 
     def publish(self, *raws, queue="mail", **options):
         self.publisher().publish([Publication(queue, raw, **options) for raw in raws])
+
+    def lapse(self, _leader, seconds):
+        """Let the lease of a leader run out, that was taken for so long: nothing is heard of it."""
+        self.elapse(seconds)
+
+    def end(self, _leader):
+        """The process with this store of schedules ends, without a word: only its connections show it."""
+
+    def take(self, queue="mail"):
+        """Take all messages out of a queue; return their ids, oldest first."""
+        return [peek(one.raw).id for one in self.transport(queue).turn(Turn(claim=1000)).deliveries]
+
+    def serve(self, queue="mail"):
+        """Make a queue what it is once a worker has served it."""
+        self.transport(queue).tick(Tick())
 
     def depth(self, queue="mail", horizon_seconds=0.0):
         return self.observer().depths([queue], horizon_seconds=horizon_seconds)[queue]

@@ -32,6 +32,7 @@ from muster.transports.schedules.base import (
     Done,
     NotLeader,
     Outcome,
+    Refused,
     ScheduleStore,
     Superseded,
     Term,
@@ -42,6 +43,9 @@ logger = logging.getLogger("muster.beat")
 
 AT_ONCE: Final = 200
 """Steps a transaction: a long one keeps the broker from its other work."""
+
+RESEND: Final = timedelta(seconds=5)
+"""When a message that its queue did not take is tried again."""
 
 RECOMPOSE: Final = timedelta(seconds=60)
 """When a message that could not be made is tried again: what it depends on may have changed."""
@@ -354,6 +358,11 @@ class BeatLoop:
             case Superseded(record):
                 logger.info("%s: another beat was there first", step.entry.name)
                 self._agenda.superseded(step, record)
+                ended.add(uid)
+            case Refused(reason):
+                if uid not in ended:
+                    logger.warning("%s: not sent: %s; it is tried again", step.entry.name, reason)
+                    self._agenda.failed(step, self._now() + RESEND)
                 ended.add(uid)
             case Changed():
                 self._check_at = self._monotonic()

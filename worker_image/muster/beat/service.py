@@ -29,7 +29,13 @@ Connect = Callable[[Muster, str], ScheduleStore]
 def connect(app: Muster, scope: str) -> ScheduleStore:
     """Return the scope's place on the application's broker. Raises ConfigurationError."""
     settings = app.conf.settings
-    return connect_schedules(settings.broker_url, scope=scope, options=settings.broker_transport_options)
+    return connect_schedules(
+        settings.broker_url,
+        scope=scope,
+        options=settings.broker_transport_options,
+        delayed_type=settings.broker_native_delayed_delivery_queue_type,
+        create_missing_queues=settings.task_create_missing_queues,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,10 +26,6 @@ def _scheme(url: str) -> str:
     scheme = urlsplit(url).scheme
     if scheme in REDIS_SCHEMES or scheme == "sqlite":
         return scheme
-    if scheme in RABBITMQ_SCHEMES:
-        raise ConfigurationError(
-            "RabbitMQ has no place for schedules in this version: use redis:// or rediss://"
-        )
     raise ConfigurationError(
         f"no transport for a broker URL that begins with {scheme or url.split('://', 1)[0]!r}: "
         "use amqp://, amqps://, redis://, rediss:// or sqlite:///"
@@ -179,9 +175,23 @@ def connect_observer(url: str, options: Mapping[str, Any], dead_letters: Mapping
 
 
 def connect_schedules(
-    url: str, *, scope: str, options: Mapping[str, Any] = MappingProxyType({})
+    url: str,
+    *,
+    scope: str,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    delayed_type: str = "quorum",
+    create_missing_queues: bool = True,
 ) -> ScheduleStore:
-    """Return the schedules of a scope (a namespace) and their election. Raises ConfigurationError."""
+    """Return the schedules of a scope (a namespace) and their election. Raises ConfigurationError.
+
+    What has a default besides `options` is for RabbitMQ only; see `muster.transports.schedules.amqp`.
+    """
+    if is_rabbitmq(url):
+        from muster.transports.schedules.amqp import AmqpSchedules
+
+        return AmqpSchedules(
+            url, scope=scope, delayed_type=delayed_type, declares=create_missing_queues
+        )
     if _scheme(url) == "sqlite":
         from muster.transports.schedules.sqlite import SQLiteSchedules
 

@@ -83,11 +83,17 @@ class Changed(msgspec.Struct, frozen=True):
     """Nothing was done: the entry has changed or is gone."""
 
 
+class Refused(msgspec.Struct, frozen=True):
+    """Nothing was done: its queue does not take the message now. `reason` names the queue and the remedy."""
+
+    reason: str
+
+
 class NotLeader(msgspec.Struct, frozen=True):
     """Nothing was done: another one leads, or nobody."""
 
 
-Outcome: TypeAlias = Done | Superseded | Changed | NotLeader
+Outcome: TypeAlias = Done | Superseded | Changed | Refused | NotLeader
 
 
 class Election(Protocol):
