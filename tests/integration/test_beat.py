@@ -92,6 +92,24 @@ class Place:
         self._queue.close()
 
 
+class PlaceOnRabbitMQ(Place):
+    """The same, where the server's API takes out what has been sent."""
+
+    def __init__(self, host):
+        self.url = host.url
+        self.store = connect_schedules(host.url, scope=SCOPE)
+        self._host = host
+        self._sent = []
+        host.declare("mail")
+
+    def sent(self):
+        self._sent += [one["properties"]["correlation_id"] for one in self._host.messages("mail")]
+        return self._sent
+
+    def close(self):
+        self.store.close()
+
+
 def number(entry, at):
     return round((at - entry.created_at) / (entry.every_seconds * SECOND))
 
@@ -102,13 +120,19 @@ def expected(entry, until):
     return [tick_id(entry.uid, entry.created_at + n * period) for n in range(1, until + 1)]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.servers)])
+ON_REDIS = pytest.param("redis", marks=pytest.mark.servers)
+ON_RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.servers)
+
+
+@pytest.fixture(params=["sqlite", ON_REDIS, ON_RABBITMQ])
 def place(request, tmp_path):
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/broker.db"
-    else:
-        url = request.getfixturevalue("redis_server").url
-    made = Place(url)
+    match request.param:
+        case "sqlite":
+            made = Place(f"sqlite:///{tmp_path}/broker.db")
+        case "redis":
+            made = Place(request.getfixturevalue("redis_server").url)
+        case "rabbitmq":
+            made = PlaceOnRabbitMQ(request.getfixturevalue("rabbitmq"))
     yield made
     made.close()
 
@@ -195,7 +219,7 @@ def test_a_beat_that_leaves_is_followed_within_two_seconds(place, record_propert
 
 
 @pytest.mark.soak(TICKS, repeat=True)
-@pytest.mark.parametrize("place", [pytest.param("redis", marks=pytest.mark.servers)], indirect=True)
+@pytest.mark.parametrize("place", [ON_REDIS, ON_RABBITMQ], indirect=True)
 def test_two_beats_that_overlap_send_each_once(place, account):
     """The leader is stopped past its lease, another leads, the first goes on and thinks that it leads."""
     entry = place.put()

@@ -189,9 +189,7 @@ def connect_schedules(
     if is_rabbitmq(url):
         from muster.transports.schedules.amqp import AmqpSchedules
 
-        return AmqpSchedules(
-            url, scope=scope, delayed_type=delayed_type, declares=create_missing_queues
-        )
+        return AmqpSchedules(url, scope=scope, delayed_type=delayed_type, declares=create_missing_queues)
     if _scheme(url) == "sqlite":
         from muster.transports.schedules.sqlite import SQLiteSchedules
 

@@ -94,9 +94,7 @@ class AmqpSchedules:
     `delayed_type` and `declares` are those of `muster.transports.amqp.outbox.Outbox`.
     """
 
-    def __init__(
-        self, url: str, *, scope: str, delayed_type: str = "quorum", declares: bool = True
-    ) -> None:
+    def __init__(self, url: str, *, scope: str, delayed_type: str = "quorum", declares: bool = True) -> None:
         """Raise ConfigurationError for a URL that cannot be used."""
         self._reading = addresses(url, heartbeat_seconds=READER_HEARTBEAT_SECONDS)
         self._leading = addresses(url, heartbeat_seconds=HEARTBEAT_SECONDS)
@@ -344,7 +342,9 @@ class AmqpSchedules:
                 self._asker = self._up.new_channel()
             channel = self._asker.channel
             try:
-                self._asker.ask(lambda done, q=queue, c=channel: c.queue_declare(q, passive=True, callback=done))  # type: ignore[misc]
+                self._asker.ask(
+                    lambda done, q=queue, c=channel: c.queue_declare(q, passive=True, callback=done)
+                )  # type: ignore[misc]
             except Refusal as refusal:
                 if refusal.code != NOT_FOUND:
                     raise self._refused(refusal) from None
@@ -375,7 +375,9 @@ class AmqpSchedules:
     @property
     def _up(self) -> Line:
         if self._line is None:
-            raise BrokerUnavailable(f"the connection to RabbitMQ is gone, and with it what {self._lock} gave us")
+            raise BrokerUnavailable(
+                f"the connection to RabbitMQ is gone, and with it what {self._lock} gave us"
+            )
         return self._line
 
     def _close(self) -> None:
@@ -427,7 +429,9 @@ class AmqpSchedules:
         answered = line.publish([Parcel("", self._log, encode(record), _LASTING)], CONFIRM_SECONDS)
         if answered.returned or answered.rejected:
             self._close()
-            raise BrokerUnavailable(f"RabbitMQ at {line.place} has lost the stream {self._log}; it is made anew")
+            raise BrokerUnavailable(
+                f"RabbitMQ at {line.place} has lost the stream {self._log}; it is made anew"
+            )
 
     # -- reading
 
@@ -504,7 +508,9 @@ class AmqpSchedules:
                 said.append(first)
 
         side = self._consume(heard, "last", 10)
-        side.ask(lambda done: side.channel.basic_qos(prefetch_count=10, callback=done))  # what is there has come
+        side.ask(
+            lambda done: side.channel.basic_qos(prefetch_count=10, callback=done)
+        )  # what is there has come
         side.channel.close()
         return max(said, default=0) or "first"
 

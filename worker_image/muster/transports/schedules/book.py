@@ -1,4 +1,4 @@
-"""What stands in a scope, as its log on RabbitMQ tells it: from records in their order to the state they lead to.
+"""What stands in a scope, as its log on RabbitMQ tells it: from records in order to what they lead to.
 
 `amqp` reads the log and feeds it; every reader of one log comes to the same book. It decides what becomes of
 beat's steps, and talks to nobody.
@@ -38,12 +38,12 @@ class Book:
     """See the module. Offsets are those of the log; revisions are this reader's own count of changes."""
 
     def __init__(self, before: "Book | None" = None) -> None:
-        """`before` is what its reader knew of the same scope: what has not changed since is not told again."""
+        """`before` is what its reader knew of the scope: what has not changed since is not told again."""
         self.entries: dict[str, Standing] = {}
         self.term: TermNote | None = None
         self.unsure: dict[str, RunRecord] = {}
         """uid → its record before the ticks of which nobody has said that they were confirmed."""
-        self.revision = 0 if before is None else before.revision + 1
+        self.revision: int = 0 if before is None else before.revision + 1
         self.next = 0
         self.first = 0
         self.size = 0
@@ -144,7 +144,7 @@ class Book:
         )
 
     def judge(self, advances: Sequence[Advance]) -> list[Outcome]:
-        """Return what becomes of beat's steps, carried out in their order; those that are Done are to be done."""
+        """Return what becomes of beat's steps in their order; those that are Done are yet to be done."""
         ahead: dict[str, RunRecord] = {}
         outcomes: list[Outcome] = []
         for one in advances:
@@ -164,6 +164,8 @@ class Book:
         for uid, one in self.entries.items():
             run = self._runs.get(uid)
             data = msgspec.Raw(one.data)
-            yield Kept(uid, one.put_at, data) if run is None else Kept(
-                uid, one.put_at, data, run.at, run.record
+            yield (
+                Kept(uid, one.put_at, data)
+                if run is None
+                else Kept(uid, one.put_at, data, run.at, run.record)
             )
