@@ -101,7 +101,8 @@ class Broker(ABC):
         self.elapse(seconds)
 
     def end(self, _leader):
-        """The process with this store of schedules ends, without a word: only its connections show it."""
+        """End the process with this store of schedules, without a word: only a connection would show it."""
+        return
 
     def take(self, queue="mail"):
         """Take all messages out of a queue; return their ids, oldest first."""

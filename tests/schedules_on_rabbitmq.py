@@ -52,7 +52,7 @@ class SchedulesOnRabbitMQ(Broker):
         except AssertionError:
             self.host.declare(queue, **{"x-max-priority": 9})
 
-    def depth(self, queue="mail", horizon_seconds=0.0):  # noqa: ARG002 - nothing is due within any horizon
+    def depth(self, queue="mail", horizon_seconds=0.0):
         return Waits(self.host)
 
     def now(self):

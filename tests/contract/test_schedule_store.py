@@ -1,4 +1,4 @@
-"""What beat's place on every broker must hold: one suite, on memory, SQLite, a real Redis and a real RabbitMQ."""
+"""What beat's place on every broker must hold: on memory, SQLite, a real Redis and a real RabbitMQ."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta

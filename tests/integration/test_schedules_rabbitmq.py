@@ -15,6 +15,7 @@ from muster.transports.amqp.ioloop import OnDemandLoop
 from muster.transports.connect import connect_schedules
 from muster.transports.schedules import amqp
 from muster.transports.schedules.base import Advance, Changed, Done, NotLeader, Refused, Term
+from muster.wire.message import pack
 from muster.wire.schedule import RunRecord, ScheduleEntry
 from muster.wire.schedule_log import log_of
 from waiting import wait_for
@@ -36,14 +37,14 @@ def record(minutes):
     return RunRecord(settled_at=at, last_at=at, last_id=f"u-{minutes}")
 
 
-def tick(store, minutes=1, *, uid="u", after=None, queue="mail", **headers):
+def tick(store, minutes=1, *, uid="u", after=None, queue="mail", raw=None):
     revision = {change.entry.uid: change.revision for change in store.changes(0, ()).put}[uid]
     return Advance(
         uid=uid,
         revision=revision,
-        after=after and NOON + after * MINUTE,
+        after=None if not after else NOON + after * MINUTE,
         record=record(minutes),
-        publication=Publication(queue, message(f"u-{minutes}", **headers)),
+        publication=Publication(queue, raw or message(f"u-{minutes}")),
     )
 
 
@@ -92,12 +93,21 @@ def run_and_die(url, scope, at, monkeypatch):
             steps = Steps(monkeypatch, at, lambda: os.kill(os.getpid(), signal.SIGKILL))
             store = connect_schedules(url, scope=scope)
             term = led(store)
-            step = tick(store, big="x" * 300_000)  # its bytes leave in several steps
+            long = pack(  # its bytes leave in several steps
+                headers={"task": "shop.tick", "id": "u-1"},
+                body="x" * 300_000,
+                queue="mail",
+                task_id="u-1",
+                delivery_tag="1",
+            )
+            step = tick(store, raw=long)
             steps.count()
             store.advance(term, [step])
-        finally:
             os._exit(0)
+        finally:
+            os._exit(1)
     _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or status == 0
     return os.WIFSIGNALED(status)
 
 
@@ -128,12 +138,17 @@ def test_a_server_that_is_killed_during_a_tick_loses_none(own_rabbitmq_server, m
     """At any step: the tick is there afterwards, with its one id; at worst it is there twice."""
     with own_rabbitmq_server.virtual_host() as host:
         host.declare("mail", **{"x-queue-type": queue_type})
-        for at in (3, 5, 6, 7):
+        steps_of_interest = (3, 5, 6, 7)
+        for at in steps_of_interest:
+            _make_lasting(host, f"shop-{at}")
+        own_rabbitmq_server.stop()
+        own_rabbitmq_server.start()
+        for at in steps_of_interest:
             scope = f"shop-{at}"
             with opened(host.url, scope) as store, monkeypatch.context() as patches:
                 steps = Steps(patches, at, own_rabbitmq_server.kill9)
-                store.put([entry()])
-                term, step = led(store), tick(store)
+                wait_for(lambda s=store: _acquired(s), what="the log", timeout_seconds=60)
+                term, step = led(store), tick(store, at)
                 steps.count()
                 with contextlib.suppress(BrokerUnavailable):
                     store.advance(term, [step])
@@ -143,10 +158,15 @@ def test_a_server_that_is_killed_during_a_tick_loses_none(own_rabbitmq_server, m
             with opened(host.url, scope) as store:
                 term = wait_for(lambda s=store: _acquired(s), what="a new term", timeout_seconds=60)
                 if not store.runs(["u"]):
-                    assert list(store.advance(term, [tick(store)])) == [Done()]
-            found = sent(host)
-            assert set(found) == {"u-1"}
-            assert len(found) <= 2
+                    assert list(store.advance(term, [tick(store, at)])) == [Done()]
+            # what was taken out before the last kill may be there again
+            assert sent(host).count(f"u-{at}") in {1, 2}
+
+
+def _make_lasting(host, scope):
+    """Make a log that outlives the server: 3.10 forgets one when it is killed a moment after its first."""
+    with opened(host.url, scope) as store:
+        store.put([entry()])
 
 
 def _acquired(store):
@@ -157,11 +177,14 @@ def _acquired(store):
 
 
 def test_unsure_ticks_are_taken_back_after_a_restart_of_the_server(own_rabbitmq_server, monkeypatch):
-    """The log has it, nobody knows whether its queue has it, and the server is another one: it is sent again."""
+    """The log has it, nobody knows whether its queue has it, and the server is a new one: it is sent again."""
     with own_rabbitmq_server.virtual_host() as host:
         host.declare("mail")
+        _make_lasting(host, "shop")
+        own_rabbitmq_server.stop()
+        own_rabbitmq_server.start()
         with opened(host.url) as store, monkeypatch.context() as patches:
-            store.put([entry()])
+            wait_for(lambda: _acquired(store), what="the log", timeout_seconds=60)
             term, step = led(store), tick(store)
             real = store._send
 
@@ -175,9 +198,8 @@ def test_unsure_ticks_are_taken_back_after_a_restart_of_the_server(own_rabbitmq_
         with opened(host.url) as store:  # the same server: the tick is trusted
             term = led(store, "two")
             assert store.runs(["u"]) == {"u": record(1)}
-            patches = pytest.MonkeyPatch()
             real = store._send
-            patches.setattr(store, "_send", killed_behind)
+            monkeypatch.setattr(store, "_send", killed_behind)
             with pytest.raises(BrokerUnavailable):
                 store.advance(term, [tick(store, 2, after=1)])
         own_rabbitmq_server.kill9()
@@ -227,7 +249,7 @@ def test_a_queue_that_is_not_there_is_declared_where_that_is_allowed(rabbitmq):
 
 
 def test_what_others_change_is_heard_of_without_asking(rabbitmq):
-    """A change is pushed to beat; from when it has been written nothing is sent by what stood there before."""
+    """A change is pushed; from when it has been written nothing is sent by what stood there before."""
     rabbitmq.declare("mail")
     with opened(rabbitmq.url) as beat, opened(rabbitmq.url) as operator:
         operator.put([entry()])

@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Self, overload
+from typing import Any, Self, cast, overload
 
 from muster import signals
 from muster.app import state
@@ -21,13 +21,14 @@ from muster.app.conf import Conf
 from muster.app.control import Control
 from muster.app.publishing import Draft, Sending, draft
 from muster.app.result import AsyncResult
+from muster.app.results import are_sent, connect_results
 from muster.app.signature import Signature, signature
 from muster.app.task import Task, argument_check, refuse_unknown
 from muster.core import routing
 from muster.core.effects import Publication
 from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from muster.exceptions import NotRegistered
-from muster.results.base import ResultStore
+from muster.results.base import Replies, ResultStore
 from muster.transports.base import Publisher
 
 _apps: "weakref.WeakSet[Muster]" = weakref.WeakSet()
@@ -145,6 +146,7 @@ class Muster:
                 version=self.conf.version,
                 default_queue=settings.task_default_queue,
                 default_priority=settings.task_default_priority,
+                replies=are_sent(settings.result_backend),
                 routers=routing.routers(_routes(settings.task_routes)),
                 always_eager=bool(settings.task_always_eager),
                 retry=bool(settings.task_publish_retry),
@@ -333,6 +335,9 @@ class Muster:
 
     def send(self, made: Draft, options: Mapping[str, Any]) -> AsyncResult:
         """Publish a message that `draft` made; return the result that its task will have."""
+        replies = self._replies
+        if replies is not None:
+            replies.listen()
         self.publish(made, options)
         result = AsyncResult(made.task_id, app=self)
         if made.headers["ignore_result"]:
@@ -435,16 +440,35 @@ class Muster:
 
     backend = results
 
-    def _connect_results(self) -> ResultStore:
-        from muster.results.connect import connect_results
+    @property
+    def _replies(self) -> Replies | None:
+        """Where results come to that are sent to this process; None where they are stored.
 
+        A running task has none: it does not wait for results.
+        """
+        if not self.sending.replies or self._given_results is not None or state.sender() is not None:
+            return None
+        return cast("Replies", self.results)
+
+    @property
+    def reply_to(self) -> str:
+        """The queue that workers are to send results to, with `rpc://`; else empty."""
+        replies = self._replies
+        return "" if replies is None else replies.reply_to
+
+    def _connect_results(self) -> ResultStore:
         settings = self.conf.settings
         if not settings.result_backend:
             raise ConfigurationError(
                 "no result store is configured: give Muster(backend=…), the setting result_backend or "
                 "CELERY_RESULT_BACKEND"
             )
-        return connect_results(settings.result_backend, settings.result_backend_transport_options)
+        return connect_results(
+            settings.result_backend,
+            settings.result_backend_transport_options,
+            broker_url=settings.broker_url or "",
+            kept_seconds=self.result_expires_seconds,
+        )
 
     def forget_connections(self) -> None:
         """Drop connections that belong to the parent process, without a word to the other side."""

@@ -76,6 +76,8 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     default_queue: str
     default_priority: int | None
+    replies: bool
+    """Results are sent to a queue that a message names, instead of being stored."""
     routers: list[routing.Router]
     always_eager: bool
     retry: bool
@@ -230,7 +232,7 @@ def draft(
         task_id=task_id,
         delivery_tag=os.urandom(16).hex(),
         priority=priority,
-        reply_to=get("reply_to") or "",
+        reply_to=get("reply_to") or (sending.replies and app.reply_to) or "",
         expiration_ms=expiration_ms,
         published_at=int(now),  # AMQP's type: a fraction could not be moved on to a broker that speaks it
     )

@@ -169,6 +169,8 @@ class Signature(dict[str, Any]):
         if root_id:
             mine["root_id"] = root_id
         mine.update({name: value for name, value in options.items() if value is not None})
+        if "reply_to" not in mine and self.app.reply_to:  # whoever sends it, its result is for us
+            mine["reply_to"] = self.app.reply_to
         return self.app.AsyncResult(mine["task_id"])
 
     def _add(self, option: str, signature: Any) -> Any:

@@ -337,7 +337,14 @@ class Task:
         document = documents.document(
             task_id=task_id, status=state, result=result, now=self.app.now(), retries=request.retries
         )
-        stored = StoredResult(task_id, document, state, request.retries, self.app.result_expires_seconds)
+        stored = StoredResult(
+            task_id,
+            document,
+            state,
+            request.retries,
+            self.app.result_expires_seconds,
+            request.reply_to or "",
+        )
         self.app.results.store([stored])
 
     def add_trail(self, result: Any) -> Any:

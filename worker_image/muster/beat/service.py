@@ -116,11 +116,10 @@ def _overrides(options: BeatOptions) -> dict[str, Any]:
 
 def _runs(options: BeatOptions, app: Muster) -> Runs:
     settings = app.conf.settings
-    if not settings.result_backend:
+    if not settings.result_backend or parse_result_url(settings.result_backend).scheme == "rpc":
         return NoResults()
     from muster.results.connect import connect_results
 
-    parse_result_url(settings.result_backend)
     url = with_ca_file(settings.result_backend, options.result_ca_file)
     kept_seconds = app.result_expires_seconds
     return ResultRuns(

@@ -19,7 +19,8 @@ PATIENCE_SECONDS: Final = 1.0
 """How long beat waits for the answers, all together: other schedules are due meanwhile."""
 
 NO_STORE: Final = Unknown(
-    reason="beat was told no result store: set MUSTER_RESULT_URL, --result-backend or result_backend"
+    reason="beat was told no result store that it can read, which rpc:// is not: set MUSTER_RESULT_URL, "
+    "--result-backend or result_backend"
 )
 NO_ANSWER: Final = Unknown(reason=f"the result store has not answered within {PATIENCE_SECONDS:g} s")
 

@@ -16,10 +16,14 @@ class Publication(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredResult(msgspec.Struct, frozen=True, array_like=True):
-    """A result document for the result store. `retries` orders runs; `expires_seconds` 0 means for ever."""
+    """A result document for the result store. `retries` orders runs; `expires_seconds` 0 means for ever.
+
+    `reply_to` is the queue that its sender has named, for results that are sent and not stored.
+    """
 
     task_id: str
     document: bytes
     status: str
     retries: int
     expires_seconds: int
+    reply_to: str = ""

@@ -1,8 +1,10 @@
 """The port to a result store.
 
 Implementations: `redis`, `sqlite`, `memory`; one contract suite (`tests/contract/test_results.py`) runs on
-each. Documents are `muster.wire.result`'s. A ready state is never replaced by another run of the same
-retry; against Celery's own writers its rule (SUCCESS stays) is all that can hold.
+each. `transports.amqp.replies` stores nothing and sends results to who has asked for them: it keeps to the port
+for the process that has sent the tasks, and to others a task stays unknown. Documents are
+`muster.wire.result`'s. A ready state is never replaced by another run of the same retry; against Celery's own
+writers its rule (SUCCESS stays) is all that can hold.
 """
 
 from collections.abc import Sequence
@@ -28,3 +30,14 @@ class ResultStore(Protocol):
 
     def close(self) -> None:
         """Give up the connections."""
+
+
+class Replies(ResultStore, Protocol):
+    """Results that are sent to who has asked for them."""
+
+    @property
+    def reply_to(self) -> str:
+        """The queue that is to be named in what this process sends."""
+
+    def listen(self) -> None:
+        """See that the queue is there, before something is sent."""

@@ -14,7 +14,7 @@ def connect_results(url: str, options: Mapping[str, Any] | None = None) -> Resul
     """Return the store at `url`; nothing is connected before it is used.
 
     `options` are Celery's `result_backend_transport_options`; `global_keyprefix` is honoured. Raises
-    ConfigurationError for a URL that cannot be used.
+    ConfigurationError for a URL that cannot be used. `rpc://` is no store: see `muster.app.results`.
     """
     place = parse_result_url(url)
     prefix = str((options or {}).get("global_keyprefix", ""))

@@ -16,7 +16,9 @@ _CA_OPTIONS = {"rediss": "ssl_ca_certs", "amqps": "cacertfile"}
 """By scheme, the option of a URL that names the authorities to trust: redis-py's, and RabbitMQ's own."""
 _RABBITMQ_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _ESCAPE = "special characters in a password are written as %XX"
-_RABBITMQ = "is RabbitMQ's, where no results can be kept; use redis:// or sqlite:///"
+_RABBITMQ = (
+    "is RabbitMQ's, where no results can be kept; use rpc:// to have them sent, redis:// or sqlite:///"
+)
 _SENTINEL = "is Redis Sentinel's, which comes in a later version; name one server with redis://"
 
 _NOT_HERE = {
@@ -26,7 +28,7 @@ _NOT_HERE = {
     "redis+socket": "is written unix:///path/to/redis.sock?db=0 here",
     "sqs": "is Amazon SQS's, for which there is no transport; use redis://",
     "memory": "cannot be shared by processes; use sqlite:///FILE, or task_always_eager in tests",
-    "rpc": "is Celery's way of answering over the broker; keep results in redis:// or sqlite:///",
+    "rpc": "is for results that go over the broker; a broker is amqp://, redis:// or sqlite:///",
     "db+sqlite": "is written sqlite:///FILE here",
     "cache+memory": "cannot be shared by processes; use sqlite:///FILE",
     "file": "is not supported; use sqlite:///FILE, which needs no server either",
@@ -99,6 +101,14 @@ def _wrong_broker(url: Any) -> str | None:
     return wrong and wrong.replace(_KNOWN, _BROKERS)
 
 
+def _wrong_results(url: Any) -> str | None:
+    """Do the same for where results are, which may be `rpc://`: with who has sent the task."""
+    if isinstance(url, str) and url.partition(":")[0] == "rpc":
+        return None if url == "rpc://" else "names a place; results over the broker are written rpc://"
+    wrong = _wrong(url)
+    return wrong and wrong.replace(_KNOWN, f"rpc://, {_KNOWN}")
+
+
 def _checked(url: str, what: str, wrong: str | None) -> ServiceURL:
     if wrong:
         raise ConfigurationError(f"the {what} URL {mask(str(url))!r} {wrong}")
@@ -112,7 +122,7 @@ def parse_broker_url(url: str) -> ServiceURL:
 
 def parse_result_url(url: str) -> ServiceURL:
     """Return the result store's URL. Raises ConfigurationError as `parse_broker_url` does."""
-    return _checked(url, "result backend", _wrong(url))
+    return _checked(url, "result backend", _wrong_results(url))
 
 
 def with_ca_file(url: str, ca_file: str | None) -> str:
@@ -125,7 +135,7 @@ def with_ca_file(url: str, ca_file: str | None) -> str:
 
 def usable_results(value: Any) -> None:
     """Check a setting's value. Raises ValueError."""
-    if wrong := _wrong(value):
+    if wrong := _wrong_results(value):
         raise ValueError(f"{mask(str(value))!r} {wrong}")
 
 

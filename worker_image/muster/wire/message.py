@@ -50,11 +50,17 @@ class _Names(msgspec.Struct):
 
 class _NamedEnvelope(msgspec.Struct):
     headers: _Names
+    properties: Any = None
+
+
+class _ReplyTo(msgspec.Struct, frozen=True):
+    reply_to: str | None = None
 
 
 class _Envelope(msgspec.Struct):
     body: str
     headers: _Head
+    properties: _ReplyTo | None = None
     content_type: str | None = msgspec.field(name="content-type", default=None)
     losses: int = msgspec.field(name=LOSSES_FIELD, default=0)
     cause: str = msgspec.field(name=CAUSE_FIELD, default="")
@@ -126,6 +132,8 @@ class Peek(msgspec.Struct):
     losses: int = 0
     cause: str = ""
     content_type: str = "application/json"
+    reply_to: str = ""
+    """The queue that its sender has named for results."""
 
 
 class Message(msgspec.Struct):
@@ -192,6 +200,7 @@ def peek(raw: bytes) -> Peek:
         envelope.losses,
         envelope.cause,
         envelope.content_type or "",
+        (envelope.properties and envelope.properties.reply_to) or "",
     )
 
 
@@ -230,14 +239,17 @@ def _head_with_body(envelope: _Envelope) -> _Head:
 def identify(raw: bytes) -> Peek | None:
     """Return task and id of a message, whatever else is wrong with it; None when it has none."""
     try:
-        names = _decode_names(raw).headers
+        named = _decode_names(raw)
     except (msgspec.DecodeError, RecursionError):
         return None
+    names = named.headers
+    reply_to = named.properties.get("reply_to") if isinstance(named.properties, dict) else None
     return Peek(
         names.task,
         names.id,
         retries=names.retries if isinstance(names.retries, int) else 0,
         ignore_result=bool(names.ignore_result),
+        reply_to=reply_to if isinstance(reply_to, str) else "",
     )
 
 

@@ -32,7 +32,9 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
         """Return what the task itself has left."""
         if not self.kept:
             return None
-        return StoredResult(message.id, content, status, message.retries, self.expires_seconds)
+        return StoredResult(
+            message.id, content, status, message.retries, self.expires_seconds, message.reply_to
+        )
 
     def of_failure(
         self, message: Peek, policy: Policy | None, status: str, error: BaseException

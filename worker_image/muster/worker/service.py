@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from muster import settings as muster_settings
+from muster.app.results import connect_results
 from muster.core.effects import Publication
 from muster.core.policy import Policy, RateLimits, TaskPolicy, effective
 from muster.core.policy import without_effect as rates_without_effect
@@ -134,9 +135,13 @@ def connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
     )
     if joined or not options.result_backend:
         return transport, None
-    from muster.results.connect import connect_results
-
-    return transport, connect_results(options.result_backend, options.result_backend_transport_options)
+    results = connect_results(
+        options.result_backend,
+        options.result_backend_transport_options,
+        broker_url=options.broker_url,
+        kept_seconds=0,  # it reads none
+    )
+    return transport, results
 
 
 Connect = Callable[[WorkerOptions], tuple[Transport, ResultStore | None]]

@@ -21,6 +21,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -142,8 +143,8 @@ class AmqpSchedules:
         unsure = dict(self._book.unsure)
         if unsure and not trusted:
             logger.warning(
-                "whether %d ticks have reached their queues is not known, so they are sent again with the same "
-                "ids: the broker was restarted, or did not answer, while they were on their way",
+                "whether %d ticks have reached their queues is not known, so they are sent again with the "
+                "same ids: the broker was restarted, or did not answer, while they were on their way",
                 len(unsure),
             )
         last = 0 if self._book.term is None else self._book.term.number
@@ -171,7 +172,7 @@ class AmqpSchedules:
         return True
 
     def _is_locked(self) -> bool:
-        """Ask without a declaration, whose refusal would close the channel: a message has to find the queue."""
+        """Ask without a declaration, whose refusal would close the channel: can a message find the queue?"""
         return not self._up.publish([Parcel("", self._lock, b"", _PASSING)], CONFIRM_SECONDS).returned
 
     def _somebody(self, lease_seconds: float) -> Leader:
@@ -301,8 +302,8 @@ class AmqpSchedules:
         for one, each in ticks:
             if each.queue in gone:
                 refused[one.uid] = (
-                    f"RabbitMQ at {self._up.place} has no queue {each.queue!r}: declare it, by a TaskQueue or "
-                    "by a worker that consumes it"
+                    f"RabbitMQ at {self._up.place} has no queue {each.queue!r}: declare it, by a TaskQueue "
+                    "or by a worker that consumes it"
                 )
             else:
                 sent.append((one, each))
@@ -335,16 +336,14 @@ class AmqpSchedules:
         return each
 
     def _missing(self, queues: Collection[str]) -> set[str]:
-        """Return the queues that are not there and may not be declared. The copy would hide that they are not."""
+        """Return the queues that are not there and may not be declared: a copy would hide that they are not."""
         gone = set()
         for queue in sorted(queues):
             if self._asker is None or not self._asker.is_open:
                 self._asker = self._up.new_channel()
-            channel = self._asker.channel
+            declare = partial(self._asker.channel.queue_declare, queue, passive=True)
             try:
-                self._asker.ask(
-                    lambda done, q=queue, c=channel: c.queue_declare(q, passive=True, callback=done)
-                )  # type: ignore[misc]
+                self._asker.ask(lambda done, declare=declare: declare(callback=done))  # type: ignore[misc]
             except Refusal as refusal:
                 if refusal.code != NOT_FOUND:
                     raise self._refused(refusal) from None
@@ -388,9 +387,14 @@ class AmqpSchedules:
             line.close()
 
     def _refused(self, refusal: Refusal) -> BrokerUnavailable:
+        if refusal.code == NOT_FOUND:
+            return BrokerUnavailable(
+                f"RabbitMQ at {self._up.place} has {self._log} and cannot reach it: {refusal}; if no node "
+                "will bring it back, delete it: schedules are written anew then, and only last due times lost"
+            )
         return BrokerUnavailable(
-            f"RabbitMQ at {self._up.place} refuses what beat needs there: {refusal}; its user needs the right "
-            "to configure, write and read muster.*"
+            f"RabbitMQ at {self._up.place} refuses what beat needs there: {refusal}; its user needs the "
+            "right to configure, write and read muster.*"
         )
 
     def _connect(self, *, may_lead: bool = False) -> None:
@@ -498,7 +502,7 @@ class AmqpSchedules:
         return side
 
     def _where_it_says_all(self) -> int | str:
-        """Return from where the log must be read. Its last messages say so; if they do not, from its beginning."""
+        """Return from where the log must be read, as its last messages say: if none does, from the first."""
         said: list[int] = []
 
         def heard(_channel: Any, _method: Any, properties: Any, body: bytes) -> None:
@@ -573,7 +577,7 @@ def _read(properties: Any, body: bytes) -> tuple[TickRun | None, Record | None]:
 
 
 def _turns(places: Sequence[int], advances: Sequence[Advance]) -> Iterator[list[int]]:
-    """Yield the steps so that no two of one schedule are under way at once: a later one settles the earlier."""
+    """Yield the steps so that no two of one schedule are under way at once: a later settles the earlier."""
     turns: list[list[int]] = []
     number: dict[str, int] = {}
     for place in places:
