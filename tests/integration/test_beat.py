@@ -452,3 +452,24 @@ def test_beat_holds_one_connection(redis_server):
             commands = int(client.info()["total_commands_processed"]) - before
             # a script's own calls are counted too
             assert commands / (time.monotonic() - begin) < 5
+
+
+def test_beat_and_worker_on_rabbitmq_alone(rabbitmq, tmp_path):
+    """Two beats for one beat_schedule and a worker, with nothing but RabbitMQ: each due time runs once."""
+    ledger = Ledger(tmp_path / "ledger")
+    environment = {"BROKER": rabbitmq.url, "RESULTS": "rpc://", "LEDGER": str(ledger.path)}
+    store = connect_schedules(rabbitmq.url, scope="app:ledger")
+    with Worker("beat_app", "solo", **environment) as worker:
+        with Beat("-A", "beat_app", **environment) as one, Beat("-A", "beat_app", **environment) as two:
+            wait_for(lambda: len(ledger.ends) >= 3, what="three runs")
+            for beat in (one, two):
+                beat.terminate()
+            assert [one.wait(), two.wait()] == [0, 0]
+        [each] = [entry for entry in store.entries().values() if entry.name == "each"]
+        record = store.runs([each.uid])[each.uid]
+        wait_for(lambda: record.last_id in ledger.ends, what="the last run")
+        worker.terminate()
+        assert worker.wait() == 0
+    assert set(ledger.starts) <= set(expected(each, number(each, record.settled_at)))
+    assert set(ledger.starts.values()) == {1}
+    store.close()

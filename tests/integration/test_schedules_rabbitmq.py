@@ -177,7 +177,7 @@ def _acquired(store):
 
 
 def test_unsure_ticks_are_taken_back_after_a_restart_of_the_server(own_rabbitmq_server, monkeypatch):
-    """The log has it, nobody knows whether its queue has it, and the server is a new one: it is sent again."""
+    """The log has it, nobody knows whether its queue has it, and the server is new: it is sent again."""
     with own_rabbitmq_server.virtual_host() as host:
         host.declare("mail")
         _make_lasting(host, "shop")

@@ -1,8 +1,8 @@
 """The port to a result store.
 
 Implementations: `redis`, `sqlite`, `memory`; one contract suite (`tests/contract/test_results.py`) runs on
-each. `transports.amqp.replies` stores nothing and sends results to who has asked for them: it keeps to the port
-for the process that has sent the tasks, and to others a task stays unknown. Documents are
+each. `transports.amqp.replies` stores nothing and sends results to who has asked for them: it keeps to the
+port for the process that has sent the tasks, and to others a task stays unknown. Documents are
 `muster.wire.result`'s. A ready state is never replaced by another run of the same retry; against Celery's own
 writers its rule (SUCCESS stays) is all that can hold.
 """

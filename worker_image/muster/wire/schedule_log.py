@@ -66,7 +66,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One message of the log. What it says holds in the order of its fields."""
+    """One message of the log. A writer says one or two of these things at a time."""
 
     put: dict[str, msgspec.Raw] = {}
     """uid → entry, `muster.wire.schedule.ScheduleEntry`."""

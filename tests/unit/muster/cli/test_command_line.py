@@ -93,7 +93,7 @@ WRONG_ON_THE_LINE = [
     ("-A nowhere worker -P threads", "there is no module 'nowhere' here"),
     ("-A nowhere worker -P solo", "there is no module 'nowhere' here"),
     ("-A shop -b amqp://guest:hidden@host:0// worker", "no usable host and port"),
-    ("-A shop worker --result-backend rpc://", "keep results in redis:// or sqlite:///"),
+    ("-A shop worker --result-backend rpc://host", "results over the broker are written rpc://"),
     ("-A shop worker -P gevent", "use threads"),
     ("-A shop worker -P fast", "use prefork, threads or solo"),
     ("-A shop worker -c", "requires an argument"),

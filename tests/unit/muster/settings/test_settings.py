@@ -111,7 +111,7 @@ def test_none_asks_for_the_default():
         ({"broker_transport_options": {"master_name": "main"}}, "Sentinel"),
         ({"broker_url": "amqp://guest:hidden@host:0//"}, "no usable host and port"),
         ({"broker_native_delayed_delivery_queue_type": "stream"}, "must be 'quorum' or 'classic'"),
-        ({"result_backend": "rpc://"}, "keep results in redis://"),
+        ({"result_backend": "rpc://host"}, "are written rpc://"),
         ({"broker_host": "example.org"}, "Write it into broker_url"),
         ({"worker_direct": True}, "cannot be honoured. Name the worker's own queue"),
         ({"task_queues": 5}, "must be a mapping by queue name"),

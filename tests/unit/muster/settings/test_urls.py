@@ -39,7 +39,7 @@ def test_a_usable_url_is_taken_as_it_is(url):
         ("http://host", "does not begin with "),
         ("redis+sentinel://:hidden@host", "Sentinel's"),
         ("redis+socket:///run/redis.sock", "unix:///"),
-        ("rpc://", "answering over the broker"),
+        ("rpc://", "is for results that go over the broker"),
         ("memory://", "cannot be shared"),
         ("db+sqlite:///x.db", "sqlite:///FILE"),
         ("sqlite://", "names no file"),

@@ -161,7 +161,7 @@ def test_prefetch():
         ({"app": None}, {}, {}, "no application: say which with -A"),
         ({"broker_url": None}, {}, {}, "no broker: say which with -b"),
         ({"broker_url": "amqp://u:hidden@h:0"}, {}, {}, "no usable host and port"),
-        ({"result_url": "rpc://"}, {}, {}, "the result backend URL"),
+        ({"result_url": "rpc://host"}, {}, {}, "the result backend URL"),
         ({"pool": "gevent"}, {}, {}, "comes in a later version; use threads"),
         (
             {"pool": "shop:Pool"},

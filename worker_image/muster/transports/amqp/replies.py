@@ -1,13 +1,15 @@
-"""Results over the broker (`rpc://`), as Celery's backend of that name: each is a message to who has sent the task.
+"""Results over the broker (`rpc://`), as Celery has them: each is a message to who has sent the task.
 
-A client has a queue of its own and names it in what it sends (`reply_to`); a worker sends each result document
-there, with the task's id as correlation id. Nothing is stored: a result is known to the process that has sent
-the task, from when it has come until that process ends, and nobody else can ask for it. RabbitMQ only.
+A client has a queue of its own and names it in what it sends (`reply_to`); a worker sends each result
+document there, with the task's id as correlation id. Nothing is stored: a result is known to the process that
+has sent the task, from when it has come until that process ends, and nobody else can ask for it. RabbitMQ
+only.
 
 The application gives it the broker's URL, asks it for `reply_to` and has it `listen` before it sends; the
 worker stores by it. It has a connection of its own, opened when it is first needed.
 """
 
+import contextlib
 import math
 import os
 import threading
@@ -141,8 +143,8 @@ class AmqpReplies:
             line.ask(lambda done: line.channel.basic_consume(self._name, self._on_result, callback=done))
         except Refusal as refusal:
             raise BrokerUnavailable(
-                f"RabbitMQ at {line.place} gives us no queue for results: {refusal}; its user needs the right to "
-                "configure, write and read queues whose names are UUIDs, as Celery's clients do"
+                f"RabbitMQ at {line.place} gives us no queue for results: {refusal}; its user needs the "
+                "right to configure, write and read queues whose names are UUIDs, as Celery's clients do"
             ) from None
         self._heard_from = line.channel
         self._unacknowledged = 0
@@ -172,7 +174,7 @@ class AmqpReplies:
             self._changed.notify_all()
 
     def get(self, task_id: str) -> bytes | None:
-        """Return the newest document that has come; None: none yet, or the task was sent by another process."""
+        """Return the newest document that has come; None: none yet, or another process has sent the task."""
         self._mine()
         if self._begin_to_read():
             try:
@@ -256,10 +258,8 @@ class AmqpReplies:
         if self._pid != os.getpid():
             return
         if self._is_listening() and self._in.check():
-            try:
+            with contextlib.suppress(BrokerUnavailable, Refusal):  # it goes by itself after an hour
                 self._in.ask(lambda done: self._in.channel.queue_delete(self._name, callback=done))
-            except (BrokerUnavailable, Refusal):
-                pass  # it goes by itself when it has not been used for an hour
         self._heard_from = None
         self._in.close()
         self._out.close()

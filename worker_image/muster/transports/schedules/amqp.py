@@ -6,11 +6,11 @@ whichever side, queue and right to tick are gone together. The lease is the conn
 reads up to it: it then knows every change that was written before, and of a newer term if there is one.
 
 **Once.** A tick's message is published with its queue as routing key and the log as blind copy: one message,
-one confirm, which is given when both have it. A beat that is killed has sent the whole message or nothing. Only
-a server that is killed in that moment may have kept one half. So ticks count as *unsure* until a record in
-the log says that they were confirmed; a new leader takes unsure ones for sent if the witness, a message that
-does not outlive the server's process, says that the server is still the same, and takes them back otherwise:
-then they are sent again, with the same id, rather than perhaps never.
+one confirm, which is given when both have it. A beat that is killed has sent the whole message or nothing.
+Only a server that is killed in that moment may have kept one half. So ticks count as *unsure* until a record
+in the log says that they were confirmed; a new leader takes unsure ones for sent if the witness, a message
+that does not outlive the server's process, says that the server is still the same, and takes them back
+otherwise: then they are sent again, with the same id, rather than perhaps never.
 
 **The log** is a stream that everybody reads without taking anything out. Who reads it keeps a book of what it
 says. Whoever finds that too much of it is old says all that stands there again, and notes where that begins.
@@ -172,7 +172,7 @@ class AmqpSchedules:
         return True
 
     def _is_locked(self) -> bool:
-        """Ask without a declaration, whose refusal would close the channel: can a message find the queue?"""
+        """Ask without a declaration, whose refusal would close the channel."""
         return not self._up.publish([Parcel("", self._lock, b"", _PASSING)], CONFIRM_SECONDS).returned
 
     def _somebody(self, lease_seconds: float) -> Leader:
@@ -336,7 +336,7 @@ class AmqpSchedules:
         return each
 
     def _missing(self, queues: Collection[str]) -> set[str]:
-        """Return the queues that are not there and may not be declared: a copy would hide that they are not."""
+        """Return the queues that are not there and may not be declared. A copy would hide that."""
         gone = set()
         for queue in sorted(queues):
             if self._asker is None or not self._asker.is_open:
