@@ -340,4 +340,4 @@ def test_all_that_beat_has_in_a_virtual_host_begins_with_muster(rabbitmq):
         names = {queue["name"] for queue in rabbitmq.server.api("GET", f"queues/{rabbitmq.name}")}
         assert names == {"mail", "muster.beat.shop", "muster.beat_witness.shop", "muster.schedules.shop"}
     [found] = rabbitmq.messages("mail")
-    assert "BCC" not in found["properties"]["headers"]
+    assert found["properties"]["headers"] == {"task": "shop.send", "id": "u-1", "retries": 0}

@@ -315,8 +315,8 @@ TABLE: tuple[Setting, ...] = (
               note="The URL may carry it, as redis_socket_timeout."),
     # result
     _honoured("result_backend", TEXT, None, old="CELERY_RESULT_BACKEND", check=usable_results,
-              note="Where results are kept: redis://, rediss:// or sqlite:///; rpc:// sends them over RabbitMQ to "
-                   "who has sent the task. Without it they are ignored."),
+              note="Where results are kept: redis://, rediss:// or sqlite:///; rpc:// sends them over "
+                   "RabbitMQ to who has sent the task. Without it they are ignored."),
     _accepted("result_cache_max", ANY, -1, old="CELERY_MAX_CACHED_RESULTS",
               note="Results are not cached in the client."),
     _accepted("result_compression", ANY, None, old="CELERY_RESULT_COMPRESSION",

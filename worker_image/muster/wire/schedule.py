@@ -129,7 +129,7 @@ def read_run(data: bytes) -> RunRecord:
     Raises ValueError when there is not even a mark.
     """
     mark, _, document = data.partition(b" ")
-    settled_at = _EPOCH + timedelta(microseconds=int(mark)) if mark != b"-" else None
+    settled_at = instant(int(mark)) if mark != b"-" else None
     try:
         record = decode_record(document)
     except msgspec.DecodeError:
@@ -140,6 +140,11 @@ def read_run(data: bytes) -> RunRecord:
 def tick_id(uid: str, due_at: datetime) -> str:
     """Return the id of the task that the schedule `uid` sends for `due_at`: whoever asks, the same one."""
     return str(uuid.uuid5(_TICKS, f"{uid} {microseconds(due_at)}"))
+
+
+def instant(micros: int) -> datetime:
+    """Return the time that `microseconds` has written."""
+    return _EPOCH + timedelta(microseconds=micros)
 
 
 def microseconds(instant: datetime) -> int:

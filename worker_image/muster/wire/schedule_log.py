@@ -3,14 +3,16 @@
 The log is a stream, read from anywhere without taking anything out. Whoever changes something appends to it;
 what stands in a scope is what its log says, read in order (`muster.transports.schedules.book`). A tick is
 not a record of its own: the task's message itself goes into its queue and into the log in one step, and says
-in a header what its schedule's run record is from then on.
+what its schedule's run record is from then on. It says so in properties of AMQP that tasks do not use: a
+header would pass for one of the user's, and a retry would carry it on.
 """
 
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from muster.wire.schedule import RunRecord
+from muster.wire.schedule import RunRecord, instant, microseconds
 
 KEPT_BYTES: Final = 128 * 1024 * 1024
 SEGMENT_BYTES: Final = 8 * 1024 * 1024
@@ -22,7 +24,8 @@ LOG_ARGUMENTS: Final[dict[str, str | int]] = {
 LOCK_ARGUMENTS: Final[dict[str, str | int]] = {"x-queue-type": "classic", "x-max-length": 0}
 WITNESS_ARGUMENTS: Final[dict[str, str | int]] = {"x-queue-type": "classic", "x-max-length": 1}
 
-RUN_HEADER: Final = "x-muster-run"
+TICK: Final = "muster.tick"
+"""AMQP's property `type` of a tick's message."""
 COPY_HEADER: Final = "BCC"
 """RabbitMQ's: further routing keys of a message, taken out before it is delivered."""
 
@@ -83,19 +86,68 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """For who has written it: what was written before has been read when this is."""
 
 
-class TickRun(msgspec.Struct, frozen=True, array_like=True):
-    """What the header of a tick's message says."""
+class TickRun(msgspec.Struct, frozen=True):
+    """What a tick's message says besides."""
 
     uid: str
     run: RunRecord
     first: int
 
 
+class _Short(msgspec.Struct, frozen=True, array_like=True):
+    """The same but the uid, in the 255 bytes of a property. Times are microseconds since 1970."""
+
+    first: int
+    settled_at: int | None
+    last_at: int | None
+    last_id: str | None
+    next_at: int | None
+    next_id: str | None
+    missed: int
+
+
 _encoder = msgspec.json.Encoder()
 decode_record = msgspec.json.Decoder(Record).decode
-decode_tick = msgspec.json.Decoder(TickRun).decode
+_decode_short = msgspec.json.Decoder(_Short).decode
 
 
-def encode(value: Record | TickRun) -> bytes:
+def encode(record: Record) -> bytes:
     """Return the JSON form."""
-    return _encoder.encode(value)
+    return _encoder.encode(record)
+
+
+def write_tick(tick: TickRun) -> tuple[str, str]:
+    """Return AMQP's `message_id` and `app_id` of a tick's message."""
+    run = tick.run
+    short = _Short(
+        tick.first,
+        _micros(run.settled_at),
+        _micros(run.last_at),
+        run.last_id,
+        _micros(run.next_at),
+        run.next_id,
+        run.missed,
+    )
+    return tick.uid, _encoder.encode(short).decode()
+
+
+def read_tick(message_id: str | None, app_id: str | None) -> TickRun:
+    """Return what `write_tick` wrote. Raises msgspec.DecodeError for anything else."""
+    short = _decode_short(app_id or "")
+    run = RunRecord(
+        settled_at=_time(short.settled_at),
+        last_at=_time(short.last_at),
+        last_id=short.last_id,
+        next_at=_time(short.next_at),
+        next_id=short.next_id,
+        missed=short.missed,
+    )
+    return TickRun(message_id or "", run, short.first)
+
+
+def _micros(instant: datetime | None) -> int | None:
+    return None if instant is None else microseconds(instant)
+
+
+def _time(micros: int | None) -> datetime | None:
+    return None if micros is None else instant(micros)

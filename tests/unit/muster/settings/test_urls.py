@@ -149,7 +149,7 @@ def test_what_is_no_broker_is_refused_in_a_sentence(url, words):
 
 def test_results_are_not_kept_on_rabbitmq():
     """Its place is said, and what to use."""
-    with pytest.raises(ConfigurationError, match="where no results can be kept; use redis://"):
+    with pytest.raises(ConfigurationError, match="where no results can be kept; use rpc://"):
         parse_result_url("amqp://guest:hidden@host//")
 
 

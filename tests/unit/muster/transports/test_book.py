@@ -61,7 +61,7 @@ ACTIONS = st.lists(
 
 @given(ACTIONS)
 def test_who_begins_where_the_log_says_all_comes_to_the_same(actions):
-    """After any history, with repetitions anywhere in it, read from its beginning or from the last of those."""
+    """After any history, with repetitions anywhere, read from its beginning or from the last of those."""
     log, book = [], Book()
 
     def append(message):

@@ -20,7 +20,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -51,17 +51,18 @@ from muster.wire.schedule_log import (
     KEPT_BYTES,
     LOCK_ARGUMENTS,
     LOG_ARGUMENTS,
-    RUN_HEADER,
+    TICK,
     WITNESS_ARGUMENTS,
     Record,
     TermNote,
     TickRun,
     decode_record,
-    decode_tick,
     encode,
     lock_of,
     log_of,
+    read_tick,
     witness_of,
+    write_tick,
 )
 
 logger = logging.getLogger("muster.beat")
@@ -73,6 +74,8 @@ STALE_SECONDS: Final = 30.0
 """Who has not looked for so long reads anew, from where the log says all."""
 GRACE_SECONDS: Final = 0.2
 """What a connection that has ended had sent before may still be on its way inside the server."""
+STARTING_SECONDS: Final = 5.0
+"""How long a stream may take until it can be read, when it was declared a moment ago."""
 NAME_SECONDS: Final = 2.0
 """How long a new leader may take to say its name."""
 AT_ONCE: Final = 200
@@ -136,8 +139,7 @@ class AmqpSchedules:
                 return self._somebody(lease_seconds)
             self._read_on()
             if self._named():  # the last leader has not left in good order
-                end = time.monotonic() + GRACE_SECONDS
-                self._up.wait(lambda: time.monotonic() >= end, GRACE_SECONDS)
+                self._pause(GRACE_SECONDS)
         self._read_on()
         trusted = self._asks_witness() and not self._in_doubt
         unsure = dict(self._book.unsure)
@@ -329,10 +331,11 @@ class AmqpSchedules:
             raise
 
     def _copied(self, one: Advance, each: Letter) -> Letter:
-        """Return the letter with a copy for the log, and in its header what the copy says."""
-        run = encode(TickRun(one.uid, one.record, self._book.first)).decode()
-        headers = {**(each.properties.headers or {}), RUN_HEADER: run, COPY_HEADER: [self._log]}
-        each.properties.headers = headers
+        """Return the letter with a copy for the log, and with what the copy says."""
+        properties = each.properties
+        properties.type = TICK
+        properties.message_id, properties.app_id = write_tick(TickRun(one.uid, one.record, self._book.first))
+        properties.headers = {**(properties.headers or {}), COPY_HEADER: [self._log]}
         return each
 
     def _missing(self, queues: Collection[str]) -> set[str]:
@@ -484,13 +487,22 @@ class AmqpSchedules:
     def _begin_to_read(self) -> None:
         if self._reader is not None and self._reader.is_open:
             self._reader.channel.close()
-        try:
-            start = self._where_it_says_all()
-            self._book = Book(self._book)
-            self._unacknowledged = 0
-            self._reader = self._consume(self._on_message, start, PUSHED_AT_ONCE)
-        except Refusal as refusal:
-            raise self._refused(refusal) from None
+        end = time.monotonic() + STARTING_SECONDS
+        while True:
+            try:
+                start = self._where_it_says_all()
+                break
+            except Refusal as refusal:
+                if refusal.code != OTHERWISE or time.monotonic() >= end:
+                    raise self._refused(refusal) from None
+                self._pause(GRACE_SECONDS)  # another one has just declared it
+        self._book = Book(self._book)
+        self._unacknowledged = 0
+        self._reader = self._consume(self._on_message, start, PUSHED_AT_ONCE)
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self._up.wait(lambda: time.monotonic() >= end, seconds)
 
     def _consume(self, heard: Callable[..., None], start: int | str, at_once: int) -> SideChannel:
         side = self._up.new_channel()
@@ -568,10 +580,9 @@ class AmqpSchedules:
 
 def _read(properties: Any, body: bytes) -> tuple[TickRun | None, Record | None]:
     """Return what a message of the log says; neither, when it says nothing that we understand."""
-    headers: Mapping[str, Any] = properties.headers or {}
     with contextlib.suppress(msgspec.DecodeError):
-        if RUN_HEADER in headers:
-            return decode_tick(headers[RUN_HEADER]), None
+        if properties.type == TICK:
+            return read_tick(properties.message_id, properties.app_id), None
         return None, decode_record(body)
     return None, None
 

@@ -1,15 +1,16 @@
 """The port to beat's place on a broker: who may tick, what is to be ticked, and the tick itself.
 
 Callers: beat for all of it; the operator, `muster dev` and the command line write entries and read runs.
-Implementations: `redis`, `sqlite`, `memory`, made by `muster.transports.connect.connect_schedules`; one
-contract suite (`tests/contract/test_schedule_store.py`) runs on each. A store knows one *scope*: a set of
+Implementations: `redis`, `sqlite`, `amqp`, `memory`, made by `muster.transports.connect.connect_schedules`;
+one contract suite (`tests/contract/test_schedule_store.py`) runs on each. A store knows one *scope*: a set of
 schedules with one election, such as those of a namespace. It knows no time table and no clock of this
-machine: leases run by the broker's.
+machine: the broker judges when a lease is over, by its clock or, on RabbitMQ, by who is connected.
 
 **Once.** `advance` is the only way to a tick, and one transaction on the broker: the term is the leader's,
 the entry is the one that beat has read, the mark is still where beat has seen it; then the message is in its
 queue and the mark moves on. Whichever beat is stopped, killed or late at whatever point, a due time is sent
-once, because the second who tries finds that the mark has moved.
+once, because the second who tries finds that the mark has moved. RabbitMQ has no such transaction; what
+`amqp` does instead, and what is left, stands there.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -103,11 +104,15 @@ class Election(Protocol):
         """Return a new term, or who leads instead.
 
         A holder that leads already gets a new term too, and its old one ends: a beat that was started
-        again under the same name need not wait for its own lease.
+        again under the same name need not wait for its own lease. (Where a lease is a connection, that of its
+        earlier life has ended with it.)
         """
 
     def renew(self, term: Term, lease_seconds: float) -> bool:
-        """Begin the lease anew. False: the term is over. A lease that ran out unnoticed is renewed."""
+        """Begin the lease anew. False: the term is over. A lease that ran out unnoticed is renewed.
+
+        To be called, or `changes`, about once a second: on RabbitMQ the heartbeat goes out then.
+        """
 
     def release(self, term: Term) -> None:
         """End the term, so that another beat need not wait for the lease. One that is over is fine."""
@@ -146,7 +151,10 @@ class Ticking(Protocol):
         """
 
     def advance(self, term: Term, advances: Sequence[Advance]) -> Sequence[Outcome]:
-        """Carry out the steps in their order, in one transaction; return what became of each."""
+        """Carry out the steps in their order, in one transaction; return what became of each.
+
+        After a step that is Refused the later ones of its schedule are, too.
+        """
 
 
 class ScheduleStore(Election, ScheduleSet, Ticking, Protocol):
