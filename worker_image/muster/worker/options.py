@@ -451,10 +451,9 @@ def without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> l
 def _not_on_this_broker(options: WorkerOptions) -> list[str]:
     if not options.global_rate_limits or not options.broker_url.startswith(("amqp", "pyamqp")):
         return []
-    return [
-        f"the global rate of {_listed(sorted(options.global_rate_limits))} has no effect: RabbitMQ has no "
-        "place to count the starts of all workers; give each worker a rate of its own"
-    ]
+    named = _listed(sorted(options.global_rate_limits))
+    why = "RabbitMQ has no place to count the starts of all workers; give each worker a rate of its own"
+    return [f"the global rate of {named} has no effect: {why}"]
 
 
 def _not_in_this_pool(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
