@@ -172,8 +172,9 @@ class Model:
             if child is not None:
                 if not error:
                     self.world.confirmed.add(child)
-                job, since, _ = self.active[token]
-                self.active[token] = (job, since, self.world.clock())
+                if token in self.active:  # else the task was ended while it waited: the port says so
+                    job, since, _ = self.active[token]
+                    self.active[token] = (job, since, self.world.clock())
 
     def advance(self):
         """Start and end what is due."""
