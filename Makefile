@@ -100,11 +100,13 @@ cluster:  ## bring up the kind cluster of kind-config.yaml, or mend it
 cluster-down:  ## remove it
 	tests/cluster/down
 
-# `make soak TIMES=2 MINUTES=15 WITHOUT_CLUSTER=1 SOAK='-k redis'` runs a part of it
+# `make soak TIMES=2 MINUTES=15 WITHOUT_CLUSTER=1 SOAK='-k redis'` runs a part of it. A test that is longer so many
+# times over may last as much longer before pytest takes it for stuck and writes down where it stands.
 TIMES ?= 10
 .PHONY: soak
 soak: .venv/.installed servers $(if $(WITHOUT_CLUSTER),,cluster)  ## the tests of what must survive, ten times as long; writes docs/reports/soak.md
 	$(BIN)/pytest -m 'soak$(if $(WITHOUT_CLUSTER), and not e2e)' --times=$(TIMES) \
+	  -o faulthandler_timeout=$$((300 * $(TIMES))) \
 	  $(if $(MINUTES),--minutes=$(MINUTES)) --soak-report=docs/reports/soak.md tests $(SOAK)
 
 # --- figures ---------------------------------------------------------------------------------------------

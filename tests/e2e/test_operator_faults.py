@@ -494,12 +494,12 @@ def test_an_operator_that_was_killed_converges(own: World):
 
 @pytest.mark.soak(GOES_ON, repeat=0.3)
 def test_the_operator_survives_an_outage_of_the_api_server(
-    cluster: Cluster, namespace: str, server: RedisServer
+    cluster: Cluster, crds: Cluster, namespace: str, own_redis_server: RedisServer
 ):
     """While the API server is away nothing ends; when it is back the operator goes on where it was."""
-    cluster.apply(secret(server.url), namespace=namespace)
+    cluster.apply(secret(own_redis_server.url), namespace=namespace)
     with ApiProxy(cluster) as proxy, started(proxy.kubeconfig, namespace) as operator:
-        world = World(cluster, namespace, operator, server)
+        world = World(cluster, namespace, operator, own_redis_server)
         world.apply(
             task_queue("outage"),
             sleeping_pool("outage", ["outage"], scaling={"maxReplicas": 5, "target": {"utilization": 100}}),

@@ -9,6 +9,7 @@ import pty
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import sysconfig
@@ -325,9 +326,11 @@ def test_a_killed_worker_loses_nothing(tmp_path, account):
     pool = folder / "workerpool.yaml"
     pool.write_text(pool.read_text().replace("  scaling:", "  delivery: {lease: 2s}\n  scaling:"))
     client = f"python {folder / 'submit.py'} --json {totals}"
-    with Dev(tmp_path, folder, "--run", client) as dev:
+    database = tmp_path / "quickstart.db"
+    with Dev(tmp_path, folder, "--run", client, QUICKSTART_DATABASE=str(database)) as dev:
         dev.wait_line("4 of 4 workers ready")
-        dev.wait_line(r"pool files: [1-9]\d* tasks done")
+        # by what tasks have written: a line tells it every two seconds only, when most may be done
+        wait_for(lambda: files_looked_at(database) > 0, what="tasks run")
         os.kill(dev.workers()[0], signal.SIGKILL)
         event = dev.wait_line(r"(files-\S+): was ended by SIGKILL; it is started again; log: (\S+)")
         assert dev.wait(60) == 0, dev.output
@@ -339,6 +342,12 @@ def test_a_killed_worker_loses_nothing(tmp_path, account):
     account(kills=1)
     assert_same(found, library() if len(library()) >= 1000 else quickstart_sources())
     assert found["runs"] >= found["files"]
+
+
+def files_looked_at(database):
+    """Return how many runs of the quickstart's tasks have ended so far."""
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as found:
+        return found.execute("SELECT count(*) FROM runs").fetchone()[0]
 
 
 def quickstart_sources():

@@ -172,14 +172,19 @@ class Model:
             if child is not None:
                 if not error:
                     self.world.confirmed.add(child)
-                job, since, _ = self.active[token]
-                self.active[token] = (job, since, self.world.clock())
+                if token in self.active:  # else the task was ended while it waited: the port says so
+                    job, since, _ = self.active[token]
+                    self.active[token] = (job, since, self.world.clock())
 
     def advance(self):
         """Start and end what is due."""
         world = self.world
         for number, (job, _, until) in list(self.active.items()):
-            if until <= world.clock():
+            if number in self.waiting and world.trouble and world.random.random() < 0.05:
+                del self.active[number]
+                world.faults["killed while it publishes"] += 1
+                self.events.append(Lost(number, "its process was killed"))
+            elif until <= world.clock():
                 del self.active[number]
                 if world.trouble and world.random.random() < 0.04:
                     self.events.append(Lost(number, "its process was killed"))
@@ -564,6 +569,7 @@ def test_the_trouble_is_real():
     assert set(faults) == {
         "killed between calls",
         "killed inside a call",
+        "killed while it publishes",
         "frozen",
         "left",
         "told to leave",

@@ -358,6 +358,24 @@ def test_an_answer_that_nobody_waits_for_is_passed_over(start):
     assert not driver.lost()
 
 
+def test_an_answer_for_a_task_that_is_gone_is_passed_over(start):
+    """Tasks are killed while they wait, one with its child, one with the pool: nobody minds their answers."""
+    driver = start(slots=2)
+    driver.answers = False
+    driver.pool.submit([job(1, "publish"), job(2, "publish")])
+    driver.until(lambda: len(driver.asked()) == 2)
+    [victim] = [child for child in driver.pool._children.values() if child.page.job == 1]
+    os.kill(victim.pid, signal.SIGKILL)
+    driver.until(lambda: 1 in driver.lost())
+    driver.pool.published(driver.asked(), "")
+    driver.until(lambda: 2 in driver.outcomes())
+    driver.pool.submit([job(3, "publish")])
+    driver.until(lambda: len(driver.asked()) == 3)
+    assert driver.pool.kill()
+    driver.pool.published(driver.asked()[2:], "")
+    assert not driver.pool.collect()
+
+
 def test_a_child_that_is_to_leave_still_publishes(start, tmp_path):
     """It is too large, so it gets no more jobs; what it runs is published and ends well."""
     driver = start(slots=1, max_memory_per_child_bytes=1)

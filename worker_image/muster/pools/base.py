@@ -149,7 +149,11 @@ class Pool(Protocol):
         """Return what has happened since the last call."""
 
     def published(self, tokens: Sequence[int], error: str) -> None:
-        """Let tasks that asked to publish go on; with an error when `error` is not empty."""
+        """Let tasks that asked to publish go on; with an error when `error` is not empty.
+
+        A task may be gone by now, lost or killed while it waited. What it asked for before that is sent all
+        the same; its answer is passed over.
+        """
 
     def running(self) -> Sequence[Running]:
         """Return what runs now."""
