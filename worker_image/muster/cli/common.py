@@ -46,7 +46,7 @@ def shared_options(function: _Function) -> _Function:
             "-b",
             "--broker",
             metavar="URL",
-            help="The broker: redis://, rediss://, sqlite:///, or amqp:// to send.",
+            help="The broker: amqp://, amqps://, redis://, rediss:// or sqlite:///.",
         ),
         click.option("-A", "--app", metavar="MODULE", help="The application: module or module:attribute."),
     ):

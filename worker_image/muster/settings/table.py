@@ -118,7 +118,7 @@ TABLE: tuple[Setting, ...] = (
                    "startingDeadlineSeconds."),
     # broker
     _honoured("broker_url", ANY, None, check=usable_broker,
-              note="The broker: redis://, rediss:// or sqlite:///."),
+              note="The broker: amqp://, amqps://, redis://, rediss:// or sqlite:///."),
     _refused("broker_read_url", ANY, None,
              note="Use broker_url: one broker for both directions."),
     _refused("broker_write_url", ANY, None,
