@@ -107,6 +107,11 @@ class RabbitMQServer:
         return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{name}"
 
     @property
+    def management_url(self) -> str:
+        """The URL of its HTTP API."""
+        return f"http://127.0.0.1:{self._http}"
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

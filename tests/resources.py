@@ -180,16 +180,10 @@ REFUSED: tuple[Refused, ...] = (
         "must be the name of an object",
     ),
     Refused(
-        "members of a classic queue",
-        task_queue(type="Classic", ha={"replicas": 3}),
-        "spec.ha",
-        "ha is the number of members of a quorum queue",
-    ),
-    Refused(
         "members on Redis",
         task_queue(type="Redis", ha={}),
         "spec.ha",
-        "ha is the number of members of a quorum queue",
+        "ha is the number of copies that RabbitMQ keeps of a queue",
     ),
     Refused(
         "reject without a length",

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from muster.wire.schedule import RunRecord, ScheduleEntry
 from muster_operator.model.actions import Action
+from muster_operator.model.rabbitmq import VirtualHost
 from muster_operator.model.readings import Reading
 from muster_operator.model.world import (
     BrokerFacts,
@@ -55,6 +56,8 @@ class BrokerView:
     scopes: Mapping[str, Reading[ScopeView]] = field(default_factory=dict)
     """By namespace."""
     extra_runs: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    virtual_host: Reading[VirtualHost] | None = None
+    """None on a broker that has none."""
 
 
 class Secrets(Protocol):
@@ -74,7 +77,7 @@ class Brokers(Protocol):
         """Return what was read last of the broker that a Secret names."""
 
     def endpoint(self, namespace: str, secret: str) -> str:
-        """Return what tells brokers apart: equal for Secrets with one URL; empty when it cannot be read."""
+        """Return what tells brokers apart: equal for Secrets that name one; empty when it cannot be read."""
 
     async def carry_out(self, action: Action) -> None:
         """Do one action that concerns a broker; done when it returns."""
@@ -87,6 +90,8 @@ class Demand:
     queues: Sequence[QueueAsk] = ()
     pools: Sequence[str] = ()
     scopes: Sequence[str] = ()
+    more_queues: Sequence[str] = ()
+    """On RabbitMQ: names that shall be looked for besides."""
 
 
 class Leadership(Protocol):

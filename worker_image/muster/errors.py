@@ -6,6 +6,8 @@ MusterError
 └── BrokerUnavailable       the world outside: try again later
     ├── BrokerBlocked       … it answers, and takes no messages: its memory or disk is full, or the queue is
     └── BrokerRefused       … but it will go on failing until somebody changes a password or permission
+        ├── PermissionDenied    … the credentials are right, and do not reach so far
+        └── NoVirtualHost       … there is no virtual host of that name
 
 Celery's own exceptions, which tasks raise and results carry, stand in `muster.exceptions`.
 """
@@ -33,3 +35,11 @@ class UnroutableMessage(MusterError):
 
 class BrokerRefused(BrokerUnavailable):
     """Raised when the broker answers and refuses us: credentials, permissions, a server too old."""
+
+
+class PermissionDenied(BrokerRefused):
+    """Raised when the broker knows us and does not let us do what the text names."""
+
+
+class NoVirtualHost(BrokerRefused):
+    """Raised when RabbitMQ has no virtual host of the URL's name."""

@@ -22,19 +22,40 @@ import msgspec
 import redis
 
 from muster.core.age import Age
-from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from muster.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    NoVirtualHost,
+    PermissionDenied,
+)
 from muster.settings.urls import parse_broker_url, with_ca_file
+from muster.transports.amqp.address import addresses, place_of
 from muster.transports.base import Observer, QueueDepth
-from muster.transports.connect import connect_observer, connect_schedules
+from muster.transports.connect import connect_observer, connect_schedules, is_rabbitmq
 from muster.transports.schedules.base import ScheduleStore
 from muster.wire.control import Control
 from muster.wire.control import encode as encode_control
 from muster.wire.report import WorkerReport
 from muster.wire.report import decode as decode_report
+from muster_operator.adapters.rabbitmq.management import ManagementError
+from muster_operator.adapters.rabbitmq.names import OTHER
+from muster_operator.adapters.rabbitmq.reader import VirtualHostReader, reflected
 from muster_operator.api.conditions import Reason
 from muster_operator.api.objects import Source
 from muster_operator.errors import ClusterUnavailable, Conflicted, NotLeading, OperatorError
-from muster_operator.model.actions import Action, PutSchedule, RemoveQueue, RemoveSchedule, SendDrain
+from muster_operator.model.actions import (
+    Action,
+    DeclareQueues,
+    PutPolicy,
+    PutSchedule,
+    RemovePolicy,
+    RemoveQueue,
+    RemoveSchedule,
+    SendDrain,
+    SetDefaultQueueType,
+)
+from muster_operator.model.rabbitmq import VirtualHost
 from muster_operator.model.readings import Known, Reading, Unknown
 from muster_operator.model.world import BrokerFacts, QueueReading, SecretView, WorkerView
 from muster_operator.ports import BrokerView, Demand, ScopeView, Secrets
@@ -53,13 +74,15 @@ SECRET_EVERY: Final = timedelta(minutes=5)
 """A Secret is read by its name, which asks for the least rights, so a change of one that works is seen late;
 one that is missing, wrong or refused is read every 3 s."""
 
-OTHER_BROKERS: Final = frozenset(
-    {"amqp", "amqps", "pyamqp", "redis+sentinel", "sentinel", "sqs", "kafka", "confluentkafka"}
-)
+OTHER_BROKERS: Final = frozenset({"redis+sentinel", "sentinel", "sqs", "kafka", "confluentkafka"})
 """Schemes of brokers that Celery knows and this version does not."""
+
+FOR_VIRTUAL_HOSTS: Final = (DeclareQueues, PutPolicy, RemovePolicy, SetDefaultQueueType)
 
 SecretKey = tuple[str, str]
 """(namespace, name)"""
+Access = tuple[str, str, str]
+"""(URL, URL of the management API, file of certificates)"""
 
 
 def queue_reading(depth: QueueDepth) -> QueueReading:
@@ -117,16 +140,35 @@ class _Secret:
 
     view: Reading[SecretView]
     url: str = ""
+    management: str = ""
+    """URL of RabbitMQ's management API; empty: none is named."""
+    ca_file: str = ""
     read_at: datetime
+
+    @property
+    def access(self) -> "Access":
+        """What a poller is made of."""
+        return self.url, self.management, self.ca_file
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What tells brokers apart: on RabbitMQ whoever asks."""
+        if not is_rabbitmq(self.url):
+            return (self.url,)
+        return tuple(sorted(place_of(each) for each in addresses(self.url, heartbeat_seconds=0)))
 
 
 class _Poller:
     """Reads one broker from a thread of its own."""
 
     def __init__(
-        self, url: str, name: str, clock: Callable[[], datetime], changed: Callable[[], None]
+        self,
+        secret: _Secret,
+        name: str,
+        clock: Callable[[], datetime],
+        changed: Callable[[], None],
     ) -> None:
-        self.url = url
+        self.url = secret.url
         self.demand = Demand()
         self._clock = clock
         self._changed = changed
@@ -136,6 +178,10 @@ class _Poller:
         self._stopped = False
         self._failures = 0
         self._polls = 0
+        self.host: VirtualHostReader | None = None
+        if is_rabbitmq(secret.url):
+            self.host = VirtualHostReader(secret.url, secret.management, secret.ca_file)
+            self.view = replace(self.view, virtual_host=unread)
         self._stores: dict[str, ScheduleStore] = {}
         """By scope, each on a connection of its own."""
         self._thread = threading.Thread(target=self._run, name=f"broker {name}", daemon=True)
@@ -144,8 +190,20 @@ class _Poller:
     def ask(self, demand: Demand) -> None:
         """Read this from now on, at once when it is more than before."""
         if demand != self.demand:
+            if self.host is not None and demand.queues != self.demand.queues:
+                self.host.look_again()
             self.demand = demand
             self._wake.set()
+
+    def carry_out(self, action: Action) -> None:
+        """Do something on the virtual host; called from any thread."""
+        if self.host is None:
+            raise BrokerUnavailable("the broker is not RabbitMQ")
+        answers = self.host.carry_out(action)
+        view = self.view
+        if view.virtual_host is not None:
+            self.view = replace(view, virtual_host=reflected(view.virtual_host, action, answers))
+        self._wake.set()
 
     def stop(self) -> None:
         """Read no more; the thread ends after what it is at."""
@@ -181,6 +239,8 @@ class _Poller:
             store.close()
         if observer is not None:
             observer.close()
+        if self.host is not None:
+            self.host.close()
 
     def _read(self, observer: Observer, demand: Demand, now: datetime) -> BrokerView:
         facts = self.view.facts
@@ -207,17 +267,22 @@ class _Poller:
                 found = heard(age, data, now)
                 if found is not None:
                     reports[found[0]] = found[1]
+        host = None
+        if self.host is not None:
+            asked = dict.fromkeys(name for ask in demand.queues for name in (ask.queue, ask.dead_letter))
+            host = self.host.read([*asked, OTHER, *demand.more_queues], now)
         scopes: dict[str, Reading[ScopeView]] = {}
         for scope in set(self._stores) - set(demand.scopes):
             self._stores.pop(scope).close()
         for scope in demand.scopes:
-            scopes[scope] = Known(value=self._read_scope(scope), at=now)
+            scopes[scope] = self._read_scope(scope, now)
         return BrokerView(
             facts=facts,
             queues=queues,
             reports=reports,
             scopes=scopes,
             extra_runs=extra_runs,
+            virtual_host=host,
         )
 
     def _read_queues(
@@ -237,16 +302,22 @@ class _Poller:
             return {names[0]: Unknown(reason=Reason.BROKER_ERROR, at=since, message=str(error))}
         return {name: Known(value=queue_reading(depth), at=now) for name, depth in depths.items()}
 
-    def _read_scope(self, scope: str) -> ScopeView:
+    def _read_scope(self, scope: str, now: datetime) -> Reading[ScopeView]:
         store = self._stores.get(scope)
         if store is None:
-            store = self._stores[scope] = connect_schedules(self.url, scope=scope)
+            try:
+                store = self._stores[scope] = connect_schedules(self.url, scope=scope)
+            except (
+                ConfigurationError
+            ) as error:  # a broker without a place for schedules has queues all the same
+                return Unknown(reason=Reason.BROKER_NOT_SUPPORTED, at=now, message=str(error))
         entries = store.entries()
-        return ScopeView(
+        view = ScopeView(
             entries=entries,
             runs=store.runs(list(entries)) if entries else {},
             beat_running=store.leader() is not None,
         )
+        return Known(value=view, at=now)
 
     def _unknown(self, error: Exception, now: datetime) -> BrokerView:
         """Return what is left when it cannot be read: an Unknown since the first failure in a row."""
@@ -254,7 +325,11 @@ class _Poller:
         since = now
         if isinstance(before.facts, Unknown) and before.facts.reason != Reason.NOT_OBSERVED_YET:
             since = before.facts.at
-        if isinstance(error, BrokerRefused):
+        if isinstance(error, NoVirtualHost):
+            reason = Reason.VIRTUAL_HOST_NOT_FOUND
+        elif isinstance(error, PermissionDenied):
+            reason = Reason.PERMISSION_MISSING
+        elif isinstance(error, BrokerRefused):
             reason = Reason.AUTH_FAILED
         elif isinstance(error, ConfigurationError):
             reason = Reason.BROKER_NOT_SUPPORTED
@@ -269,6 +344,7 @@ class _Poller:
             reports=before.reports,
             scopes=dict.fromkeys(self.demand.scopes, unknown),
             extra_runs=before.extra_runs,
+            virtual_host=None if self.host is None else unknown,
         )
 
 
@@ -289,25 +365,43 @@ def _differs(one: BrokerView, other: BrokerView) -> bool:
                 return found
             return replace(found, oldest_age_seconds=None, oldest_age_source=None)
 
+        def virtual_host(reading: Reading[VirtualHost] | None) -> Any:
+            found = None if reading is None else value(reading)
+            if not isinstance(found, VirtualHost):
+                return found
+            return replace(found, management=value(found.management))
+
         return (
             value(view.facts),
             {name: counted(reading) for name, reading in view.queues.items()},
             {worker: said(reading) for worker, reading in view.reports.items()},
             {scope: value(reading) for scope, reading in view.scopes.items()},
+            virtual_host(view.virtual_host),
         )
 
     return plain(one) != plain(other)
 
 
+def _trusting(url: str, ca_file: str) -> str:
+    return ";".join(with_ca_file(each, ca_file or None) for each in url.split(";")) if ca_file else url
+
+
+_SCHEMES_WITH_HOSTS: Final = frozenset({"redis", "rediss", "amqp", "amqps", "pyamqp", "http", "https"})
+
+
 def in_namespace(url: str, namespace: str) -> str:
-    """Return the URL with a host of one word, such as `broker`, as the Service of that name in `namespace`.
+    """Return the URL with each host of one word, such as `broker`, as a Service of that name in `namespace`.
 
     A worker finds it there by its pod's search path; the operator's own path leads to its own namespace, and
     the same words in two namespaces are two brokers.
     """
+    return ";".join(_server_in_namespace(each, namespace) for each in url.split(";"))
+
+
+def _server_in_namespace(url: str, namespace: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if parts.scheme not in {"redis", "rediss"} or host in {"", "localhost"} or "." in host or ":" in host:
+    if parts.scheme not in _SCHEMES_WITH_HOSTS or host in {"", "localhost"} or "." in host or ":" in host:
         return url
     credentials, at, place = parts.netloc.rpartition("@")
     _, colon, port = place.partition(":")
@@ -333,7 +427,7 @@ class BrokerAdapter:
         self._clock = clock
         self._changed = changed
         self._secrets: dict[SecretKey, _Secret] = {}
-        self._pollers: dict[str, _Poller] = {}
+        self._pollers: dict[Access, _Poller] = {}
         self._files = tempfile.TemporaryDirectory(prefix="muster-operator-")
         self._loop = asyncio.get_running_loop()
 
@@ -357,7 +451,7 @@ class BrokerAdapter:
 
     def _patience(self, secret: _Secret) -> timedelta:
         """A Secret that is missing or wrong is looked at more often: somebody is about to mend it."""
-        poller = self._pollers.get(secret.url)
+        poller = self._pollers.get(secret.access)
         refused = poller is not None and isinstance(poller.view.facts, Unknown)
         return timedelta(seconds=3) if isinstance(secret.view, Unknown) or refused else SECRET_EVERY
 
@@ -392,12 +486,19 @@ class BrokerAdapter:
             if url.partition("://")[0] in OTHER_BROKERS:
                 reason = Reason.BROKER_NOT_SUPPORTED
         else:
+            management = data.get("managementUrl", b"").decode(errors="replace").strip()
             if self._in_cluster:
                 url = in_namespace(url, key[0])
-            if data.get("ca.crt"):
-                url = with_ca_file(url, str(self._file(data["ca.crt"])))
+                management = management and in_namespace(management, key[0])
+            ca_file = str(self._file(data["ca.crt"])) if data.get("ca.crt") else ""
             view = SecretView(name=key[1], keys=frozenset(data), hash=_hash(data))
-            return _Secret(view=Known(value=view, at=now), url=url, read_at=now)
+            return _Secret(
+                view=Known(value=view, at=now),
+                url=_trusting(url, ca_file),
+                management=management,
+                ca_file=ca_file,
+                read_at=now,
+            )
         return _Secret(view=Unknown(reason=reason, at=since, message=problem), read_at=now)
 
     def _file(self, content: bytes) -> Path:
@@ -417,32 +518,41 @@ class BrokerAdapter:
     # readings
 
     def ask(self, demands: Mapping[SecretKey, Demand]) -> None:
-        """Read this from now on: Secrets with one URL share a poller."""
-        by_url: dict[str, list[Demand]] = {}
-        keys: dict[str, list[SecretKey]] = {}
+        """Read this from now on: Secrets that say the same share a poller."""
+        by_access: dict[Access, list[Demand]] = {}
+        keys: dict[Access, list[SecretKey]] = {}
+        by_place: dict[tuple[str, ...], list[Demand]] = {}
         for key, demand in demands.items():
             secret = self._secrets.get(key)
             if secret is not None and secret.url:
-                by_url.setdefault(secret.url, []).append(demand)
-                keys.setdefault(secret.url, []).append(key)
-        for url in set(self._pollers) - set(by_url):
-            self._pollers.pop(url).stop()
-        for url, parts in by_url.items():
-            if url not in self._pollers:
-                name = "/".join(keys[url][0])
-                self._pollers[url] = _Poller(url, name, self._clock, self._tell(url))
-            self._pollers[url].ask(
+                by_access.setdefault(secret.access, []).append(demand)
+                keys.setdefault(secret.access, []).append(key)
+                by_place.setdefault(secret.place, []).append(demand)
+        for access in set(self._pollers) - set(by_access):
+            self._pollers.pop(access).stop()
+        for access, parts in by_access.items():
+            secret = self._secrets[keys[access][0]]
+            if access not in self._pollers:
+                name = "/".join(keys[access][0])
+                self._pollers[access] = _Poller(secret, name, self._clock, self._tell(access))
+            queues = tuple(dict.fromkeys(ask for part in parts for ask in part.queues))
+            # whoever writes to a virtual host must know what all the others want there
+            others = [ask for part in by_place[secret.place] for ask in part.queues if ask not in set(queues)]
+            more = {name for part in parts for name in part.more_queues}
+            more |= {name for ask in others for name in (ask.queue, ask.dead_letter)}
+            self._pollers[access].ask(
                 Demand(
-                    queues=tuple(dict.fromkeys(ask for part in parts for ask in part.queues)),
+                    queues=queues,
                     pools=tuple(dict.fromkeys(pool for part in parts for pool in part.pools)),
                     scopes=tuple(dict.fromkeys(scope for part in parts for scope in part.scopes)),
+                    more_queues=tuple(sorted(more)),
                 )
             )
 
-    def _tell(self, url: str) -> Callable[[], None]:
+    def _tell(self, access: Access) -> Callable[[], None]:
         def told() -> None:
             for key, secret in self._secrets.items():
-                if secret.url == url:
+                if secret.access == access:
                     self._changed(key)
 
         def from_thread() -> None:
@@ -454,7 +564,7 @@ class BrokerAdapter:
     def view(self, namespace: str, secret: str) -> BrokerView:
         """Return what was read last of the broker that a Secret names."""
         found = self._secrets.get((namespace, secret))
-        poller = self._pollers.get(found.url) if found is not None else None
+        poller = self._pollers.get(found.access) if found is not None else None
         if poller is not None:
             return poller.view
         if found is not None and isinstance(found.view, Unknown):
@@ -465,16 +575,18 @@ class BrokerAdapter:
         return BrokerView(facts=unread)
 
     def endpoint(self, namespace: str, secret: str) -> str:
-        """Return what tells brokers apart: a hash of the URL; empty when the Secret cannot be read."""
+        """Return what tells brokers apart: a hash of the place; empty when the Secret cannot be read."""
         found = self._secrets.get((namespace, secret))
-        return hashlib.sha256(found.url.encode()).hexdigest() if found is not None and found.url else ""
+        if found is None or not found.url:
+            return ""
+        return hashlib.sha256(" ".join(found.place).encode()).hexdigest()
 
     def views(self) -> Mapping[str, BrokerView]:
         """Return every broker's view by its first Secret's `namespace/name`, for metrics."""
         found = {}
         for (namespace, name), secret in self._secrets.items():
-            if secret.url in self._pollers:
-                found[f"{namespace}/{name}"] = self._pollers[secret.url].view
+            if secret.access in self._pollers:
+                found[f"{namespace}/{name}"] = self._pollers[secret.access].view
         return found
 
     # actions
@@ -489,8 +601,14 @@ class BrokerAdapter:
         if secret is None or not secret.url:
             raise ClusterUnavailable(f"Secret {broker.secret} cannot be read")
         try:
-            await asyncio.to_thread(_do, action, secret.url)
-        except BrokerUnavailable as error:
+            if isinstance(action, FOR_VIRTUAL_HOSTS):
+                poller = self._pollers.get(secret.access)
+                if poller is None:
+                    raise ClusterUnavailable(f"the broker of Secret {broker.secret} is not read any more")
+                await asyncio.to_thread(poller.carry_out, action)
+            else:
+                await asyncio.to_thread(_do, action, secret.url)
+        except (BrokerUnavailable, ManagementError) as error:
             raise ClusterUnavailable(str(error)) from error
 
     def close(self) -> None:

@@ -32,6 +32,28 @@ class ConditionType(Word):
         "LimitsEnforced",
         "The broker keeps every limit of the spec; a TaskQueue without one has no such condition.",
     )
+    POLICY_IN_SYNC = (
+        "PolicyInSync",
+        "RabbitMQ's effective policy is what the spec asks for; Unknown without its management API.",
+    )
+    QUEUE_MISMATCH = (
+        "QueueMismatch",
+        "A queue of that name exists with other arguments; it is left alone, and nothing else is done to it.",
+    )
+    CLIENTS_MUST_DECLARE_QUORUM = (
+        "ClientsMustDeclareQuorum",
+        "Celery's clients are refused by the queue unless they have the setting in the message.",
+    )
+    UNCONFIRMED_PUBLISHERS_LOSE_TASKS = (
+        "UnconfirmedPublishersLoseTasks",
+        "The queue rejects what is too much, and Celery's clients do not notice unless they confirm.",
+    )
+    UNDER_REPLICATED = "UnderReplicated", "The queue has fewer members online than it shall have."
+    BROKER_ALARM = "BrokerAlarm", "RabbitMQ takes no messages: its memory or disk is short."
+    CONSUMER_TIMEOUT_TOO_SHORT = (
+        "ConsumerTimeoutTooShort",
+        "RabbitMQ takes a task away from its worker before the pool's own limit ends it.",
+    )
     SCALING_ACTIVE = "ScalingActive", "Muster chooses the pool's size and knows enough to do so."
     SCALING_LIMITED = "ScalingLimited", "The wanted size lies outside the allowed one."
     SCALING_CONFLICT = (
@@ -76,6 +98,54 @@ class Reason(Word):
     NOT_ON_REDIS = (
         "NotOnRedis",
         "Fields of the spec, named in the message, have no effect on Redis; tasks are run all the same.",
+    )
+
+    NOT_ON_THIS_BROKER = (
+        "NotOnThisBroker",
+        "Fields of the spec, named in the message, have no effect on this version or type of queue.",
+    )
+
+    VIRTUAL_HOST_NOT_FOUND = "VirtualHostNotFound", "RabbitMQ has no virtual host of that name."
+    PERMISSION_MISSING = (
+        "PermissionMissing",
+        "RabbitMQ knows the user and does not let it do what the message names.",
+    )
+    BROKER_TOO_OLD = "BrokerTooOld", "The broker's version lacks what the queue needs."
+    OTHER_ARGUMENTS = (
+        "OtherArguments",
+        "The real queue has other arguments than the TaskQueue asks for; both sets are in the message.",
+    )
+    NO_MANAGEMENT_API = (
+        "NoManagementApi",
+        "The Secret has no managementUrl: policies are neither written nor read, all else works.",
+    )
+    MANAGEMENT_UNREACHABLE = (
+        "ManagementUnreachable",
+        "Nothing that can be understood answers at the Secret's managementUrl.",
+    )
+    POLICY_OVERRIDDEN = (
+        "PolicyOverridden",
+        "A policy of somebody else, named in the message, is in force in place of Muster's.",
+    )
+    OPERATOR_POLICY = (
+        "OperatorPolicy",
+        "An operator policy, named in the message, changes what the spec asks for.",
+    )
+    MEMORY_ALARM = "MemoryAlarm", "RabbitMQ is short of memory and takes no messages."
+    DISK_ALARM = "DiskAlarm", "RabbitMQ is short of disk space and takes no messages."
+    TOO_FEW_MEMBERS = "TooFewMembers", "Fewer members are online than the spec or the queue names."
+    DEFAULT_TYPE_NOT_QUORUM = (
+        "DefaultTypeNotQuorum",
+        "The virtual host's default queue type is not quorum, or not known.",
+    )
+    MORE_ARGUMENTS = (
+        "MoreArguments",
+        "The queue has an argument that a client must name too.",
+    )
+    REJECTS_WHEN_FULL = "RejectsWhenFull", "spec.overflow is RejectPublish."
+    LIMIT_IS_LONGER = (
+        "LimitIsLonger",
+        "A pool, named in the message, lets a task run for longer than the broker lets it be held.",
     )
 
     POOL_NOT_SUPPORTED = (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from .brokers import brokers_page
 from .crd import crd
 from .manifests import KINDS
 from .names import GROUP
@@ -27,7 +28,10 @@ def generated() -> dict[str, str]:
         + yaml.safe_dump(crd(kind), sort_keys=False, width=110, allow_unicode=True)
         for kind in KINDS
     }
-    return files | {"docs/reference/resources.md": reference_page(KINDS, COMMAND)}
+    return files | {
+        "docs/reference/brokers.md": brokers_page(COMMAND),
+        "docs/reference/resources.md": reference_page(KINDS, COMMAND),
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

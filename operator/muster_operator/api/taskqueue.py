@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated
 
+from .brokers import HA_REFUSED
 from .conditions import Condition
 from .kind import AGE, READY, REASON, Column, Kind
 from .meta import Prop, Word, rule, transition
@@ -21,6 +22,7 @@ RESERVED_PREFIXES = ("muster.", "unacked", "_kombu.", "celery-task-meta-", "cele
 
 SECOND = timedelta(seconds=1)
 NOT_ON_REDIS = "No effect on Redis, where the condition LimitsEnforced says so."
+WHERE_KEPT = "Where it has none, the condition LimitsEnforced says so."
 
 
 class QueueType(Word):
@@ -52,8 +54,10 @@ class Broker:
     secret_ref: Annotated[
         SecretRef,
         Prop(
-            "The Secret with the key url (redis or rediss) and, if needed, ca.crt. amqp, amqps and "
-            "redis+sentinel come in later versions: until then Ready is False for BrokerNotSupported."
+            "The Secret with the key url (redis, rediss, amqp or amqps; several servers of RabbitMQ with ; "
+            "between) and, if needed, managementUrl (of RabbitMQ's management API; with the url's user, "
+            "unless it has its own) and ca.crt. redis+sentinel comes in a later version: until then Ready is "
+            "False for BrokerNotSupported."
         ),
     ]
 
@@ -79,10 +83,16 @@ class DeadLetter:
 
 @dataclass(frozen=True, kw_only=True)
 class HighAvailability:
-    """How many copies a quorum queue keeps."""
+    """How many copies a queue has on RabbitMQ."""
 
     replicas: Annotated[
-        int, Prop("Members of the quorum; the broker needs as many nodes.", minimum=1, maximum=9)
+        int,
+        Prop(
+            "Members of a quorum queue, or mirrors of a classic one on RabbitMQ 3; the broker needs as many "
+            "nodes.",
+            minimum=1,
+            maximum=9,
+        ),
     ] = 3
 
 
@@ -125,12 +135,12 @@ class TaskQueueSpec:
     ] = 5
     ha: Annotated[
         HighAvailability | None,
-        Prop(f"Copies of a quorum queue; by default the broker's choice. {NOT_ON_REDIS}"),
+        Prop(f"Copies of the queue; by default the broker's choice. {WHERE_KEPT}"),
     ] = None
     consumer_timeout: Annotated[
         timedelta | None,
         Prop(
-            f"How long a worker may keep a message; by default the broker's choice. {NOT_ON_REDIS}",
+            f"How long a worker may keep a message; by default the broker's choice. {WHERE_KEPT}",
             at_least=timedelta(minutes=1),
         ),
     ] = None
@@ -139,12 +149,12 @@ class TaskQueueSpec:
     ] = DeletionPolicy.RETAIN
 
     @rule(
-        "!has(self.ha) || !has(self.type) || self.type == 'Quorum'",
-        "ha is the number of members of a quorum queue: set type to Quorum or leave ha out",
+        "!has(self.ha) || !has(self.type) || self.type != 'Redis'",
+        HA_REFUSED,
         field="ha",
     )
-    def only_a_quorum_has_members(self) -> bool:
-        return self.ha is None or self.type in {None, QueueType.QUORUM}
+    def redis_copies_no_queue(self) -> bool:
+        return self.ha is None or self.type is not QueueType.REDIS
 
     @rule(
         "self.overflow != 'RejectPublish' || has(self.maxLength)",

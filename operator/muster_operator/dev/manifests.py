@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from muster.errors import ConfigurationError
+from muster_operator.api.brokers import Column
 from muster_operator.api.codec import InvalidObject
 from muster_operator.api.manifests import Resource, decode_manifest
 from muster_operator.api.names import GROUP
@@ -120,7 +121,7 @@ def declare(documents: Sequence[Document], now: datetime) -> Declared:
 def _unkept(queues: Mapping[Key, TaskQueue], secrets: Mapping[Key, Any]) -> Iterator[str]:
     """Yield what the embedded broker does not keep; of a Redis that is named a condition says the same."""
     for (namespace, name), queue in queues.items():
-        fields = without_effect(queue.spec)
+        fields = without_effect(queue.spec, Column.SQLITE)
         if fields and (namespace, queue.spec.broker.secret_ref.name) not in secrets:
             yield f"TaskQueue {name}: no effect on the embedded broker: {', '.join(fields)}"
 

@@ -15,15 +15,19 @@ from muster_operator.errors import Conflicted, OperatorError, Refused
 from muster_operator.model.actions import (
     Action,
     Apply,
+    DeclareQueues,
     Delete,
     Emit,
     MarkPod,
     Plan,
+    PutPolicy,
     PutSchedule,
+    RemovePolicy,
     RemoveQueue,
     RemoveSchedule,
     Scale,
     SendDrain,
+    SetDefaultQueueType,
     SetFinalizer,
     SetStatus,
 )
@@ -34,8 +38,17 @@ from .observe import Memory
 
 logger = logging.getLogger(__name__)
 
-FOR_BROKERS: Final = (SendDrain, PutSchedule, RemoveSchedule, RemoveQueue)
-SAID: Final = (Apply, Scale, Delete, SendDrain, RemoveQueue, PutSchedule, RemoveSchedule)
+FOR_BROKERS: Final = (
+    SendDrain,
+    PutSchedule,
+    RemoveSchedule,
+    RemoveQueue,
+    DeclareQueues,
+    PutPolicy,
+    RemovePolicy,
+    SetDefaultQueueType,
+)
+SAID: Final = (Apply, Scale, Delete, *FOR_BROKERS)
 """What an operator's log tells: not the marks, events and statuses that can be seen on the objects."""
 
 
@@ -112,6 +125,15 @@ def _name(action: Action) -> str:
             return f"remove schedule {uid} from beat's set"
         case MarkPod(namespace=namespace, pod=name):
             return f"mark Pod {namespace}/{name}"
+        case DeclareQueues(queues=queues):
+            more = f" and {len(queues) - 3} more" if len(queues) > 3 else ""
+            return f"declare queues {', '.join(each.name for each in queues[:3])}{more}"
+        case PutPolicy(policy=policy):
+            return f"write policy {policy.name}"
+        case RemovePolicy(name=name):
+            return f"remove policy {name}"
+        case SetDefaultQueueType(type=type_):
+            return f"set the virtual host's default queue type to {type_}"
         case RemoveQueue(queue=queue):
             return f"remove queue {queue} from its broker"
         case SetStatus(kind=kind, metadata=metadata) | SetFinalizer(kind=kind, metadata=metadata):

@@ -14,7 +14,7 @@ LONGEST_PAUSE: Final = timedelta(seconds=30)
 
 
 class Key(NamedTuple):
-    """What a pass is about. `kind` is a kind, or Beat with a Secret's name."""
+    """What a pass is about. `kind` is a kind, or Beat or VirtualHost with a Secret's name."""
 
     kind: str
     namespace: str

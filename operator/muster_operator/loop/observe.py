@@ -21,6 +21,7 @@ from muster_operator.api.names import (
 from muster_operator.api.schedule import Schedule
 from muster_operator.api.taskqueue import TaskQueue
 from muster_operator.api.workerpool import WorkerPool
+from muster_operator.decide.rabbitmq.queues import seniority
 from muster_operator.desired.beat import beat_name
 from muster_operator.model.history import History, RuntimeEstimate
 from muster_operator.model.readings import Known, Reading, Unknown
@@ -37,6 +38,7 @@ from muster_operator.model.world import (
     ScheduleSnapshot,
     SecretView,
     Snapshot,
+    VirtualHostSnapshot,
     WorkerView,
 )
 from muster_operator.ports import Brokers, BrokerView, Demand, Objects, QueueAsk
@@ -62,12 +64,13 @@ class Memory:
 
 
 class Observer:
-    """Builds snapshots. `image` is the engine's, for beat."""
+    """Builds snapshots. `image` is the engine's, for beat; `owner` marks what is ours on shared brokers."""
 
-    def __init__(self, objects: Objects, brokers: Brokers, *, image: str) -> None:
+    def __init__(self, objects: Objects, brokers: Brokers, *, image: str, owner: str = "dev") -> None:
         self._objects = objects
         self._brokers = brokers
         self._image = image
+        self._owner = owner
         self._read: dict[tuple[str, str, str], tuple[Body, Any]] = {}
         """Each object's latest state, and what it is in Python: decoding takes longer than a decision."""
 
@@ -173,8 +176,44 @@ class Observer:
             broker=self._brokers.view(key.namespace, secret).facts,
             broker_secret=self._brokers.secret(key.namespace, secret),
             reading=view,
+            virtual_host=self._brokers.view(key.namespace, secret).virtual_host,
+            pools=self._pools_of(key.namespace, key.name),
+            neighbours=self._neighbours(queue),
+            owner=self._owner,
             namespace_terminating=memory.namespace_terminating,
             status_written_at=memory.status_written_at,
+        )
+
+    def virtual_host(self, key: Key, now: datetime) -> VirtualHostSnapshot | None:
+        """Return the snapshot of the virtual host that the Secret `key.name` names; None where there is none.
+
+        Whichever Secret is asked for, the first one of those that name it and can be used is who writes.
+        """
+        place = self._brokers.endpoint(key.namespace, key.name)
+        if not place or self._brokers.view(key.namespace, key.name).virtual_host is None:
+            return None
+        here = [
+            queue
+            for body in self._objects.of("TaskQueue")
+            if (queue := self._decoded(body, TaskQueue))
+            and self._brokers.endpoint(*_secret_of(queue)) == place
+        ]
+        secrets = sorted({_secret_of(queue) for queue in here} | {(key.namespace, key.name)})
+        usable = [each for each in secrets if isinstance(self._brokers.view(*each).virtual_host, Known)]
+        writer = (usable or secrets)[0]
+        view = self._brokers.view(*writer)
+        owners: dict[str, TaskQueue] = {}
+        for queue in sorted(here, key=seniority):
+            owners.setdefault(queue.queue_name, queue)
+        unread = Unknown(reason=_NOT_YET, at=now, message="the virtual host has not been read yet")
+        return VirtualHostSnapshot(
+            now=now,
+            namespace=writer[0],
+            secret_name=writer[1],
+            owner=self._owner,
+            broker=view.facts,
+            task_queues=tuple(each for each in owners.values() if each.metadata.deletion_timestamp is None),
+            virtual_host=view.virtual_host or unread,
         )
 
     def schedule(self, key: Key, now: datetime, memory: Memory) -> ScheduleSnapshot | None:
@@ -306,6 +345,29 @@ class Observer:
             and mine
             and self._brokers.endpoint(*_secret_of(other)) == mine
         )
+
+    def _neighbours(self, queue: TaskQueue) -> tuple[TaskQueue, ...]:
+        """Return the others on the same broker to which one of the two names means something too."""
+        mine = self._brokers.endpoint(*_secret_of(queue))
+        names = {queue.queue_name, queue.dead_letter_name}
+        return tuple(
+            other
+            for body in self._objects.of("TaskQueue")
+            if (other := self._decoded(body, TaskQueue)) is not None
+            and other is not queue
+            and not names.isdisjoint((other.queue_name, other.dead_letter_name))
+            and other.metadata.deletion_timestamp is None
+            and mine
+            and self._brokers.endpoint(*_secret_of(other)) == mine
+        )
+
+    def _pools_of(self, namespace: str, name: str) -> tuple[WorkerPool, ...]:
+        found = (
+            self._decoded(body, WorkerPool)
+            for body in self._objects.of("WorkerPool", namespace)
+            if name in (body["spec"].get("queues") or [])
+        )
+        return tuple(pool for pool in found if pool is not None)
 
     def _pod(self, body: Body, broker: BrokerView, now: datetime) -> PodView:
         metadata, status = body["metadata"], body.get("status") or {}

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -24,7 +25,13 @@ from muster_operator.adapters.cluster import ClusterClient
 from muster_operator.adapters.connection import Connection
 from muster_operator.adapters.lease import LeaseLeadership
 from muster_operator.api.workerpool import WorkerPoolStatus
-from muster_operator.decide.plan import plan_beat, plan_schedule, plan_task_queue, plan_worker_pool
+from muster_operator.decide.plan import (
+    plan_beat,
+    plan_schedule,
+    plan_task_queue,
+    plan_virtual_host,
+    plan_worker_pool,
+)
 from muster_operator.errors import Conflicted, OperatorError
 from muster_operator.model.actions import Action, Plan, SetStatus
 
@@ -125,7 +132,13 @@ class Operator:
                 may_write=lambda: self._lease.leads(utc_now()),
             )
             stack.callback(brokers.close)
-            observer = Observer(self._store, brokers, image=self._options.image)
+            place = self._options.lease_namespace or self._connection.namespace
+            observer = Observer(
+                self._store,
+                brokers,
+                image=self._options.image,
+                owner=hashlib.sha256(place.encode()).hexdigest()[:6],
+            )
             await self._serve(stack, brokers)
             tasks = [
                 asyncio.create_task(self._lease.keep(self.client), name="lease"),
@@ -290,6 +303,9 @@ class Operator:
             case "Schedule":
                 schedule = observer.schedule(key, now, memory)
                 return None if schedule is None else plan_schedule(schedule)
+            case "VirtualHost":
+                host = observer.virtual_host(key, now)
+                return None if host is None else plan_virtual_host(host)
             case _:
                 return plan_beat(observer.beat(key, now, memory))
 

@@ -106,6 +106,7 @@ class Store:
                     if _queue_name(rival) == _queue_name(body):
                         yield Key("TaskQueue", rival["metadata"]["namespace"], rival["metadata"]["name"])
                 yield Key("Beat", namespace, _secret_of(body))
+                yield Key("VirtualHost", namespace, _secret_of(body))
             case "Schedule":
                 yield Key(kind, namespace, name)
                 queue = self.get("TaskQueue", namespace, (body.get("spec") or {}).get("queue", ""))
@@ -145,6 +146,7 @@ class Store:
             if schedule["spec"].get("queue") in queues:
                 yield Key("Schedule", namespace, schedule["metadata"]["name"])
         if queues:
+            yield Key("VirtualHost", namespace, secret)
             yield Key("Beat", namespace, secret)
 
     def everything(self) -> Iterator[Key]:
@@ -154,6 +156,7 @@ class Store:
                 yield Key(kind, body["metadata"]["namespace"], body["metadata"]["name"])
         for queue in self.of("TaskQueue"):
             yield Key("Beat", queue["metadata"]["namespace"], _secret_of(queue))
+            yield Key("VirtualHost", queue["metadata"]["namespace"], _secret_of(queue))
 
 
 def _secret_of(queue: Body) -> str:

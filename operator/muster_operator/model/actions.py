@@ -18,6 +18,7 @@ from muster_operator.api.taskqueue import TaskQueueStatus
 from muster_operator.api.workerpool import WorkerPoolStatus
 
 from .history import History, RuntimeEstimate
+from .rabbitmq import Policy, QueueDeclaration
 from .world import Manifest
 
 Status: TypeAlias = WorkerPoolStatus | TaskQueueStatus | ScheduleStatus
@@ -109,6 +110,38 @@ class RemoveQueue:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeclareQueues:
+    """Declare queues on RabbitMQ and lead dead letters to them; one that is there otherwise is left alone."""
+
+    broker: BrokerAddress
+    queues: tuple[QueueDeclaration, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutPolicy:
+    """Write a policy of a virtual host."""
+
+    broker: BrokerAddress
+    policy: Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovePolicy:
+    """Remove a policy of ours from a virtual host."""
+
+    broker: BrokerAddress
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetDefaultQueueType:
+    """Have a virtual host make this of queues that are declared without a type."""
+
+    broker: BrokerAddress
+    type: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SetFinalizer:
     """Put our finalizer on an object, or take it off."""
 
@@ -154,6 +187,10 @@ Action: TypeAlias = (
     | PutSchedule
     | RemoveSchedule
     | RemoveQueue
+    | DeclareQueues
+    | PutPolicy
+    | RemovePolicy
+    | SetDefaultQueueType
     | SetFinalizer
     | Emit
     | SetStatus

@@ -18,6 +18,7 @@ from muster_operator.api.taskqueue import TaskQueue
 from muster_operator.api.workerpool import WorkerPool
 
 from .history import History, RuntimeEstimate
+from .rabbitmq import VirtualHost
 from .readings import Reading
 
 Manifest = Mapping[str, Any]
@@ -213,8 +214,32 @@ class QueueSnapshot:
     broker: Reading[BrokerFacts]
     broker_secret: Reading[SecretView]
     reading: Reading[QueueReading]
+    virtual_host: Reading[VirtualHost] | None = None
+    """None on a broker that has none."""
+    pools: tuple[WorkerPool, ...] = ()
+    """Those that work it."""
+    neighbours: tuple[TaskQueue, ...] = ()
+    """Others on the same virtual host for which one of its two names means something too."""
+    owner: str = ""
+    """As in VirtualHostSnapshot."""
     namespace_terminating: bool = False
     status_written_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtualHostSnapshot:
+    """All TaskQueues on one virtual host of RabbitMQ, in any namespace, at `now`."""
+
+    now: datetime
+    namespace: str
+    secret_name: str
+    """The Secret by which it is written; of several that name it, one."""
+    owner: str
+    """Tells the policies of this operator from those of another one on the same virtual host."""
+    broker: Reading[BrokerFacts]
+    task_queues: tuple[TaskQueue, ...]
+    """Those that own their queue and stay."""
+    virtual_host: Reading[VirtualHost]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,9 @@ _REMEDIES = {
     Reason.SECRET_INVALID: "put the broker's URL under the key url",
     Reason.AUTH_FAILED: "check user and password in the Secret's url",
     Reason.BROKER_UNREACHABLE: "check the address in the Secret's url, the broker, and network policies",
-    Reason.BROKER_NOT_SUPPORTED: "use a redis or rediss URL",
+    Reason.VIRTUAL_HOST_NOT_FOUND: "create it, or correct the path of the Secret's url",
+    Reason.PERMISSION_MISSING: "give the user of the Secret's url its rights on the virtual host",
+    Reason.BROKER_NOT_SUPPORTED: "use a redis, rediss, amqp or amqps URL",
     Reason.BROKER_ERROR: "see the broker's log",
 }
 

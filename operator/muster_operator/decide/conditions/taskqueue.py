@@ -1,10 +1,14 @@
 """The conditions of a TaskQueue. `plan` calls `for_queue`; `muster dev` notes what is `without_effect`."""
 
+from muster_operator.api.brokers import LIMITS, Column, unkept
 from muster_operator.api.conditions import Condition, ConditionType, Reason
 from muster_operator.api.taskqueue import Overflow, QueueType, TaskQueue, TaskQueueSpec
-from muster_operator.model.readings import Known, Unknown
+from muster_operator.decide.rabbitmq.queues import Version, column_of, seniority, type_of, version_of
+from muster_operator.model.rabbitmq import VirtualHost
+from muster_operator.model.readings import Known, Reading, Unknown
 from muster_operator.model.world import BrokerFacts, QueueSnapshot
 
+from . import rabbitmq
 from .broker import broker_problem, broker_reachable, condition
 
 _TYPES_OF = {
@@ -27,26 +31,41 @@ def for_queue(seen: QueueSnapshot) -> tuple[Condition, ...]:
     limits = _limits_enforced(seen)
     if limits is not None:
         found.append(limits)
+    if on_rabbitmq(seen) and owns_queue(seen) and not _type_mismatch(seen):
+        found += rabbitmq.for_queue(seen, _version(seen), _virtual_host(seen))
     return tuple(found)
 
 
-def without_effect(spec: TaskQueueSpec) -> tuple[str, ...]:
-    """Return the fields that are set and that Redis does not keep, each with what holds in its place.
+def on_rabbitmq(seen: QueueSnapshot) -> bool:
+    """Return whether the broker is known to be RabbitMQ."""
+    return isinstance(seen.broker, Known) and seen.broker.value.type == "RabbitMQ"
 
-    The same is true of the embedded broker.
-    """
-    fields = (
-        ("messageTTL", spec.message_ttl is not None, "send tasks with expires, which does the same"),
-        ("maxLength", spec.max_length is not None, "the queue may grow as long as the broker has room"),
-        ("overflow", spec.overflow is not Overflow.DROP_HEAD, "no message is refused"),
-        ("ha", spec.ha is not None, "copies are made by the broker's own replication"),
-        (
-            "consumerTimeout",
-            spec.consumer_timeout is not None,
-            "a task is its worker's while the lease is renewed; limits.timeLimit of the pool ends it",
-        ),
+
+def _version(seen: QueueSnapshot) -> Version:
+    return version_of(seen.broker.value.version if isinstance(seen.broker, Known) else "")
+
+
+def _virtual_host(seen: QueueSnapshot) -> Reading[VirtualHost]:
+    if seen.virtual_host is not None:
+        return seen.virtual_host
+    message = "the virtual host has not been read yet"
+    return Unknown(reason=Reason.NOT_OBSERVED_YET, at=seen.now, message=message)
+
+
+def without_effect(spec: TaskQueueSpec, column: Column, version: Version | None = None) -> tuple[str, ...]:
+    """Return the fields that are set and that a broker does not keep, each with what holds in its place."""
+    given = {
+        "messageTTL": spec.message_ttl is not None,
+        "maxLength": spec.max_length is not None,
+        "overflow": spec.overflow is not Overflow.DROP_HEAD,
+        "ha": spec.ha is not None,
+        "consumerTimeout": spec.consumer_timeout is not None,
+    }
+    return tuple(
+        f"spec.{name} ({instead})"
+        for name in LIMITS
+        if given[name] and (instead := unkept(name, column, version))
     )
-    return tuple(f"spec.{name} ({instead})" for name, is_set, instead in fields if is_set)
 
 
 def effective_type(seen: QueueSnapshot) -> QueueType | None:
@@ -55,23 +74,19 @@ def effective_type(seen: QueueSnapshot) -> QueueType | None:
         return seen.task_queue.spec.type
     if isinstance(seen.broker, Known) and seen.broker.value.type == "Redis":
         return QueueType.REDIS
+    if isinstance(seen.broker, Known) and seen.broker.value.type == "RabbitMQ":
+        return QueueType.QUORUM
     return None
 
 
 def owner(seen: QueueSnapshot) -> TaskQueue:
     """Return the one of all TaskQueues for this real queue that owns it: the oldest."""
-    return min((seen.task_queue, *seen.rivals), key=_seniority)
+    return min((seen.task_queue, *seen.rivals), key=seniority)
 
 
 def owns_queue(seen: QueueSnapshot) -> bool:
     """Return whether this TaskQueue is the one that rules over the real queue."""
     return owner(seen) is seen.task_queue
-
-
-def _seniority(queue: TaskQueue) -> tuple[float, str, str]:
-    created = queue.metadata.creation_timestamp
-    age = created.timestamp() if created is not None else float("inf")
-    return age, queue.metadata.namespace, queue.metadata.name
 
 
 def _ready(seen: QueueSnapshot) -> Condition:
@@ -85,6 +100,9 @@ def _ready(seen: QueueSnapshot) -> Condition:
     mismatch = _type_mismatch(seen)
     if mismatch:
         return condition(kind, False, Reason.TYPE_MISMATCH, mismatch)
+    broken = rabbitmq.problem(seen, _version(seen), _virtual_host(seen)) if on_rabbitmq(seen) else None
+    if broken is not None:
+        return condition(kind, *broken)
     if isinstance(seen.reading, Unknown):
         unread = seen.reading.reason == Reason.NOT_OBSERVED_YET
         message = f"queue {seen.task_queue.queue_name}: {seen.reading.message or seen.reading.reason}"
@@ -122,19 +140,28 @@ def _owned_by(seen: QueueSnapshot) -> str:
 
 def _limits_enforced(seen: QueueSnapshot) -> Condition | None:
     """Return None where there is nothing to keep, and on the embedded broker, which stands in for all."""
-    unkept = without_effect(seen.task_queue.spec)
-    if not unkept:
+    spec = seen.task_queue.spec
+    if isinstance(seen.broker, Known) and seen.broker.value.type == "SQLite":
         return None
     kind = ConditionType.LIMITS_ENFORCED
-    secret = seen.task_queue.spec.broker.secret_ref.name
-    problem = broker_problem(secret, seen.broker_secret, seen.broker)
+    if on_rabbitmq(seen):
+        version = _version(seen)
+        unkept_there = without_effect(spec, column_of(seen.task_queue, version), version)
+        if not unkept_there:
+            return None
+        message = (
+            f"no effect on RabbitMQ {'.'.join(map(str, version))} for a {type_of(seen.task_queue)} queue: "
+            f"{', '.join(unkept_there)}"
+        )
+        return condition(kind, False, Reason.NOT_ON_THIS_BROKER, message)
+    unkept_on_redis = without_effect(spec, Column.REDIS)
+    if not unkept_on_redis:
+        return None
+    problem = broker_problem(spec.broker.secret_ref.name, seen.broker_secret, seen.broker)
     if problem is not None:
         return condition(kind, None, *problem)
-    if isinstance(seen.broker, Known) and seen.broker.value.type != "Redis":
-        return None
     message = (
-        f"no effect on Redis: {', '.join(unkept)}; leave them out, or wait for RabbitMQ, which comes in the "
-        "next version and keeps them"
+        f"no effect on Redis: {', '.join(unkept_on_redis)}; leave them out, or use RabbitMQ, which keeps them"
     )
     return condition(kind, False, Reason.NOT_ON_REDIS, message)
 

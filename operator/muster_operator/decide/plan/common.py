@@ -21,6 +21,12 @@ _BAD: Mapping[str, ConditionStatus] = {
     ConditionType.CONFLICT: ConditionStatus.TRUE,
     ConditionType.EVICTION_POLICY_UNSAFE: ConditionStatus.TRUE,
     ConditionType.LIMITS_ENFORCED: ConditionStatus.FALSE,
+    ConditionType.POLICY_IN_SYNC: ConditionStatus.FALSE,
+    ConditionType.QUEUE_MISMATCH: ConditionStatus.TRUE,
+    ConditionType.UNCONFIRMED_PUBLISHERS_LOSE_TASKS: ConditionStatus.TRUE,
+    ConditionType.UNDER_REPLICATED: ConditionStatus.TRUE,
+    ConditionType.BROKER_ALARM: ConditionStatus.TRUE,
+    ConditionType.CONSUMER_TIMEOUT_TOO_SHORT: ConditionStatus.TRUE,
 }
 _NORMAL_REASONS = frozenset({Reason.PROGRESSING})
 

@@ -26,6 +26,7 @@ def test_it_writes_everything_once(tmp_path: Path):
         "crds/muster.dev_taskqueues.yaml",
         "crds/muster.dev_workerpools.yaml",
         "crds/muster.dev_schedules.yaml",
+        "docs/reference/brokers.md",
         REFERENCE,
     }
     times = {name: path.stat().st_mtime_ns for name, path in written.items()}

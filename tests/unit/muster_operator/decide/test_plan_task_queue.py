@@ -143,7 +143,7 @@ def test_limits_that_redis_does_not_keep(spec, named):
     status, reason, message = condition_of(seen(queue_of(**spec)), "LimitsEnforced")
     assert (status, reason) == ("False", "NotOnRedis")
     assert re.findall(r"spec\.([\w.]+)", message) == named
-    assert "leave them out, or wait for RabbitMQ" in message
+    assert "leave them out, or use RabbitMQ" in message
     assert condition_of(seen(queue_of(**spec)), "Ready")[0] == "True"
     assert [event.reason for event in done(seen(queue_of(**spec)), Emit)] == ["NotOnRedis"]
 

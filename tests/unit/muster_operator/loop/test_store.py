@@ -83,6 +83,7 @@ def test_a_pod_concerns_its_pool_and_a_queue_all_who_use_it():
         Key("WorkerPool", "shop", "mail"),
         Key("Schedule", "shop", "report"),
         Key("Beat", "shop", "broker"),
+        Key("VirtualHost", "shop", "broker"),
     }
 
 
@@ -101,6 +102,7 @@ def test_a_reading_concerns_all_that_is_on_its_broker():
         Key("WorkerPool", "shop", "mail"),
         Key("WorkerPool", "shop", "results"),
         Key("Beat", "shop", "broker"),
+        Key("VirtualHost", "shop", "broker"),
     }
 
 

@@ -14,7 +14,13 @@ import pika
 from pika import exceptions as amqp
 from pika.spec import Basic
 
-from muster.errors import BrokerBlocked, BrokerRefused, BrokerUnavailable
+from muster.errors import (
+    BrokerBlocked,
+    BrokerRefused,
+    BrokerUnavailable,
+    NoVirtualHost,
+    PermissionDenied,
+)
 from muster.transports.amqp.address import CONNECT_SECONDS, place_of
 from muster.transports.amqp.ioloop import OnDemandLoop
 
@@ -231,7 +237,8 @@ class Line:
             return BrokerRefused(f"{where} refuses our credentials")
         if isinstance(last, amqp.ProbableAccessDeniedError):
             name = self._places[0].virtual_host
-            return BrokerRefused(f"{where} has no virtual host {name!r} for us: {last}")
+            refused = NoVirtualHost if "not found" in str(last) else PermissionDenied
+            return refused(f"{where} has no virtual host {name!r} for us: {last}")
         if isinstance(last, amqp.ConnectionClosedByBroker) and last.reply_code in {403, 530}:
             return BrokerRefused(f"{where} refuses us: {last.reply_text}")
         return BrokerUnavailable(f"{where} cannot be reached: {str(last) or type(last).__name__}")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import pika
 
-from muster.errors import BrokerUnavailable
+from muster.errors import BrokerUnavailable, PermissionDenied
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.delayed import ENTRY, LEVELS, level_name
 from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
@@ -24,6 +24,7 @@ from muster.wire.report import decode as decode_report
 
 HEARTBEAT_SECONDS: Final = 60
 ANSWER_SECONDS: Final = 10.0
+ACCESS_REFUSED: Final = 403
 REPORT_MAX_AGE_SECONDS: Final = 15.0
 """What a worker holds is counted for so long after it has said so."""
 _INBOX: Final = {"x-max-length": 100_000, "x-message-ttl": 60_000}
@@ -226,7 +227,8 @@ class AmqpObserver:
         self._line.ask(lambda done: channel.queue_delete(queue, if_unused=True, if_empty=True, callback=done))
 
     def _error(self, refusal: Refusal) -> BrokerUnavailable:
-        return BrokerUnavailable(f"RabbitMQ at {self._line.place} answers with an error: {refusal}")
+        words = f"RabbitMQ at {self._line.place} answers with an error: {refusal}"
+        return PermissionDenied(words) if refusal.code == ACCESS_REFUSED else BrokerUnavailable(words)
 
     def close(self) -> None:
         """Give up the connection."""

@@ -1,0 +1,151 @@
+"""Declares and looks at the queues of a virtual host of RabbitMQ by AMQP, over one connection.
+
+What is there with other arguments is left alone, and said. It knows neither TaskQueues nor what is wanted.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import pika
+
+from muster.errors import BrokerUnavailable, PermissionDenied
+from muster.transports.amqp.address import addresses
+from muster.transports.amqp.delayed import return_of
+from muster.transports.amqp.line import NOT_FOUND, Line, Refusal
+from muster_operator.adapters.rabbitmq.names import BY_QUEUE, DEAD, FIRST_DEATH, OTHER
+from muster_operator.model.rabbitmq import Answer, QueueDeclaration
+
+HEARTBEAT_SECONDS: Final = 60
+ANSWER_SECONDS: Final = 10.0
+ACCESS_REFUSED: Final = 403
+_EXCHANGES: Final = ((OTHER, "fanout", ""), (BY_QUEUE, "headers", OTHER), (DEAD, "topic", BY_QUEUE))
+"""(name, type, where it gives what it cannot place), each after those that it needs."""
+
+
+class Topology:
+    """See the module. Not thread-safe. Raises BrokerUnavailable when the server is away."""
+
+    def __init__(self, url: str) -> None:
+        self._line = Line(addresses(url, heartbeat_seconds=HEARTBEAT_SECONDS))
+
+    def _open(self) -> Line:
+        if not (self._line.is_open and self._line.check()):
+            self._line.open()
+        return self._line
+
+    # looking
+
+    def alarm(self) -> str:
+        """Return why the server takes no messages now; empty: it does.
+
+        It says so only to who sends: so one message is sent, to nobody.
+        """
+        was = self._line.blocked
+        line = self._open()
+        if line.blocked:
+            return line.blocked
+        if was:
+            line.open()  # what was asked meanwhile has been given up
+        side = line.new_channel()
+        answers: list[Any] = []
+        side.channel.basic_publish("", "muster.nobody", b"", pika.BasicProperties())
+        side.channel.exchange_declare("amq.direct", passive=True, callback=answers.append)
+        line.wait(lambda: answers or line.blocked or not side.is_open, ANSWER_SECONDS)
+        if not line.blocked and side.is_open:
+            side.channel.close()
+        return line.blocked
+
+    def there(self, queues: Iterable[str]) -> frozenset[str]:
+        """Return which of the queues exist."""
+        return frozenset(queue for queue in queues if self._exists(_queue(queue)))
+
+    def leads(self) -> bool:
+        """Return whether the exchanges are there that lead dead letters.
+
+        Raises PermissionDenied when they are and we may not declare them any more: what is declared as it is
+        changes nothing, and is all that a user's rights can be asked by.
+        """
+        if not all(self._exists(_exchange(name)) for name, _, _ in _EXCHANGES):
+            return False
+        line = self._open()
+        side = line.new_channel()  # a channel knows for a while what it was allowed
+        try:
+            for name, type_, after in _EXCHANGES:
+                side.ask(_declare_exchange(side.channel, name, type_, after))
+        except Refusal as refusal:
+            raise self._error(refusal) from None
+        side.channel.close()
+        return True
+
+    def _exists(self, question: Callable[[Any], Callable[[Callable[[Any], None]], object]]) -> bool:
+        line = self._open()
+        try:
+            line.ask(question(line.channel))
+        except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return False
+            raise self._error(refusal) from None
+        return True
+
+    # declaring
+
+    def declare(self, queues: Sequence[QueueDeclaration]) -> list[Answer]:
+        """Declare queues, and lead dead letters to them; return what the server said to each."""
+        line = self._open()
+        try:
+            for name, type_, after in _EXCHANGES:
+                line.ask(_declare_exchange(line.channel, name, type_, after))
+        except Refusal as refusal:
+            return [Answer(declaration=each, code=refusal.code, words=str(refusal)) for each in queues]
+        return [self._declare(each) for each in queues]
+
+    def _declare(self, queue: QueueDeclaration) -> Answer:
+        line = self._open()
+        name = queue.name
+        try:
+            line.ask(
+                lambda done: line.channel.queue_declare(
+                    name, durable=True, arguments=dict(queue.arguments), callback=done
+                )
+            )
+            if name == OTHER:
+                line.ask(lambda done: line.channel.queue_bind(name, OTHER, callback=done))
+            for source in queue.dead_letters_of:
+                self._lead(source, name)
+        except Refusal as refusal:
+            return Answer(declaration=queue, code=refusal.code, words=str(refusal))
+        return Answer(declaration=queue)
+
+    def _lead(self, source: str, target: str) -> None:
+        line = self._line
+        match = {"x-match": "all-with-x", FIRST_DEATH: source}
+        line.ask(lambda done: line.channel.queue_bind(target, DEAD, source, callback=done))
+        late = return_of(source).routing_key
+        line.ask(lambda done: line.channel.queue_bind(target, DEAD, late, callback=done))
+        line.ask(lambda done: line.channel.queue_bind(target, BY_QUEUE, "", arguments=match, callback=done))
+
+    def _error(self, refusal: Refusal) -> BrokerUnavailable:
+        words = f"RabbitMQ at {self._line.place}: {refusal}"
+        return PermissionDenied(words) if refusal.code == ACCESS_REFUSED else BrokerUnavailable(words)
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._line.close()
+
+
+Question = Callable[[Callable[[Any], None]], object]
+
+
+def _queue(name: str) -> Callable[[Any], Question]:
+    return lambda channel: lambda done: channel.queue_declare(name, passive=True, callback=done)
+
+
+def _exchange(name: str) -> Callable[[Any], Question]:
+    return lambda channel: lambda done: channel.exchange_declare(name, passive=True, callback=done)
+
+
+def _declare_exchange(channel: Any, name: str, type_: str, after: str) -> Question:
+    arguments = {"alternate-exchange": after} if after else None
+    return lambda done: channel.exchange_declare(
+        name, type_, durable=True, arguments=arguments, callback=done
+    )
