@@ -76,6 +76,10 @@ class Keeper:
             kind, manifest | {"metadata": own | manifest["metadata"], "status": before.get("status", {})}
         )
 
+    def reread(self):
+        """Have all Secrets read anew, as happens every few minutes."""
+        self.brokers._secrets.clear()
+
     def delete(self, kind, name, namespace="shop"):
         """Ask for an object to go; it goes at once unless a finalizer holds it."""
         body = self.store.get(kind, namespace, name)

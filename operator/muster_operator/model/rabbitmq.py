@@ -6,9 +6,14 @@ done. Nothing here knows a connection.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .readings import Reading
+
+DEAD_LETTERS: Final = "muster.dead"
+"""The exchange to which queues give their dead letters."""
+UNCLAIMED: Final = "muster.dead.other"
+"""The queue of dead letters that nothing tells where they belong, and the exchange before it."""
 
 Arguments: TypeAlias = Mapping[str, Any]
 """Of a declaration, or a policy's definition."""

@@ -8,11 +8,13 @@ neither knows ends in one queue for all, so that nothing is lost.
 
 from typing import Final
 
-DEAD: Final = "muster.dead"
+from muster_operator.model.rabbitmq import DEAD_LETTERS, UNCLAIMED
+
+DEAD: Final = DEAD_LETTERS
 """Topic exchange."""
 BY_QUEUE: Final = "muster.dead.queue"
 """Headers exchange."""
-OTHER: Final = "muster.dead.other"
+OTHER: Final = UNCLAIMED
 """Fanout exchange, and the queue behind it."""
 FIRST_DEATH: Final = "x-first-death-queue"
 """The broker's own header."""

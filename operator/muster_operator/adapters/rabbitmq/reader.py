@@ -28,6 +28,7 @@ LOOK_SECONDS: Final = 10.0
 """Between two looks, unless something was written."""
 REFUSALS_SECONDS: Final = 30.0
 """A refusal is forgotten then, so that what was refused is asked for again."""
+PRECONDITION_FAILED: Final = 406
 _NO_API: Final = (
     "the Secret has no managementUrl, so policies are neither written nor read: add the key, such as "
     "http://broker:15672"
@@ -101,7 +102,8 @@ class VirtualHostReader:
         """Return the answers that still hold, and forget the others."""
         after = time.monotonic() - REFUSALS_SECONDS
         for name, (at, answer) in list(self._answers.items()):
-            if at < after if answer.code else name not in there:
+            says_it_is_there = answer.code in {0, PRECONDITION_FAILED}
+            if (says_it_is_there and name not in there) or (answer.code and at < after):
                 del self._answers[name]
         return {name: answer for name, (_, answer) in list(self._answers.items())}
 

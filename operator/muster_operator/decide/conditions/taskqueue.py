@@ -154,6 +154,9 @@ def _limits_enforced(seen: QueueSnapshot) -> Condition | None:
             f"{', '.join(unkept_there)}"
         )
         return condition(kind, False, Reason.NOT_ON_THIS_BROKER, message)
+    type_before = effective_type(seen) or seen.task_queue.status.type
+    if not isinstance(seen.broker, Known) and type_before in _TYPES_OF["RabbitMQ"]:
+        return None
     unkept_on_redis = without_effect(spec, Column.REDIS)
     if not unkept_on_redis:
         return None

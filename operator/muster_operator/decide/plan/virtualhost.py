@@ -40,7 +40,7 @@ def plan_virtual_host(seen: VirtualHostSnapshot) -> Plan:
     broker = BrokerAddress(namespace=seen.namespace, secret=seen.secret_name)
     actions: list[Action] = []
     management = host.management.value if isinstance(host.management, Known) else None
-    if management is not None and _may_default_to_quorum(queues, management):
+    if management is not None and version >= (4, 0) and _may_default_to_quorum(queues, management):
         actions.append(SetDefaultQueueType(broker=broker, type="quorum"))
     missing = undeclared(wanted_queues(queues, default_type_of(host)), host)
     if missing and not host.alarm:

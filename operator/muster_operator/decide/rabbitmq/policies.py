@@ -12,14 +12,19 @@ from datetime import timedelta
 from typing import Any, Final
 
 from muster_operator.api.taskqueue import DeadLetter, Overflow, QueueType, TaskQueue
-from muster_operator.model.rabbitmq import Arguments, FoundQueue, Management, Policy
+from muster_operator.model.rabbitmq import (
+    DEAD_LETTERS,
+    UNCLAIMED,
+    Arguments,
+    FoundQueue,
+    Management,
+    Policy,
+)
 
-from .queues import UNCLAIMED, Version, seniority, type_of
+from .queues import Version, seniority, type_of
 
 PRIORITY: Final = 10
 LONGEST_PATTERN: Final = 20_000
-DEAD_LETTERS: Final = "muster.dead"
-"""The exchange to which queues give their dead letters; the adapter leads them on from there."""
 EVENTS: Final[Arguments] = {"message-ttl": 5_000, "expires": 60_000}
 """Of queues for Celery's events, which nobody reads when a monitor has gone: Celery's own defaults."""
 _EVENTS_PATTERN: Final = r"^celeryev\."
@@ -155,7 +160,7 @@ def overridden(
         return None
     if found.policy and not found.policy.startswith(prefix(owner)):
         other = next((each for each in management.policies if each.name == found.policy), None)
-        priority = f", priority {other.priority}" if other is not None else ""
+        priority = f" (priority {other.priority})" if other is not None else ""
         return "policy", (
             f"policy {found.policy}{priority} is in force on queue {name} in place of Muster's: delete it, "
             f"give it a priority below {PRIORITY}, or let its pattern pass the queue over"

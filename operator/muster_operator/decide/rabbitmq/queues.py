@@ -8,13 +8,11 @@ from typing import Any, Final
 
 from muster_operator.api.brokers import Column
 from muster_operator.api.taskqueue import QueueType, TaskQueue
-from muster_operator.model.rabbitmq import Arguments, QueueDeclaration, VirtualHost
+from muster_operator.model.rabbitmq import UNCLAIMED, Arguments, QueueDeclaration, VirtualHost
 from muster_operator.model.readings import Known
 
 TYPE: Final = "x-queue-type"
 GROUP_SIZE: Final = "x-quorum-initial-group-size"
-UNCLAIMED: Final = "muster.dead.other"
-"""The queue of dead letters that nothing tells where they belong; the adapter leads them there."""
 OLDEST: Final = (3, 10)
 """Quorum queues have a message TTL from this version on, and headers exchanges look at the broker's own."""
 
