@@ -164,7 +164,7 @@ FIELDS: Final[tuple[FieldRow, ...]] = (
             (Column.QUORUM_3, Column.QUORUM_4),
             Kept(
                 way=Way.CONDITION,
-                words="a quorum queue stays: RabbitMQ cannot delete one only if it is empty",
+                words="RabbitMQ cannot delete a quorum queue only if it is empty, so it stays",
             ),
         ),
         (

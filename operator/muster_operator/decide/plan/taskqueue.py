@@ -7,11 +7,13 @@ says so.
 
 from datetime import timedelta
 
+from muster_operator.api.brokers import Column, unkept
 from muster_operator.api.conditions import Reason
 from muster_operator.api.names import FINALIZER_QUEUE
-from muster_operator.api.taskqueue import DeletionPolicy, TaskQueueStatus
+from muster_operator.api.taskqueue import DeletionPolicy, QueueType, TaskQueueStatus
 from muster_operator.decide.conditions import taskqueue as queue_conditions
 from muster_operator.decide.load import QUEUE_MAX_AGE
+from muster_operator.decide.rabbitmq.queues import type_of
 from muster_operator.decide.status import merge_conditions, rounded, rounded_age, write
 from muster_operator.model.actions import (
     Action,
@@ -31,6 +33,8 @@ from .common import earliest, warnings
 KIND = "TaskQueue"
 PATIENCE = timedelta(seconds=60)
 """How long a deletion waits for a broker that cannot be read."""
+BROKERS_PATIENCE = timedelta(minutes=5)
+"""How long a deletion waits for RabbitMQ's consent."""
 QUEUE_RETAINED = "QueueRetained"
 """Event: the object is gone and the real queue stays, for the reason in the message."""
 
@@ -72,6 +76,11 @@ def _deletion(seen: QueueSnapshot) -> Plan:
     held = _held(reading.value)
     if held:
         return _retain(seen, f"it holds {held} messages, its dead letters among them")
+    if queue_conditions.on_rabbitmq(seen):
+        if type_of(queue) is not QueueType.CLASSIC:
+            return _retain(seen, unkept("deletionPolicy", Column.QUORUM_4))
+        if seen.now >= asked_at + BROKERS_PATIENCE:
+            return _retain(seen, "RabbitMQ does not remove it, since somebody consumes it")
     remove = RemoveQueue(broker=_broker(seen), queue=queue.queue_name, dead_letter=queue.dead_letter_name)
     return Plan(actions=(remove, _finalizer(seen, present=False)))
 

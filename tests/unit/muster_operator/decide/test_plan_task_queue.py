@@ -7,6 +7,7 @@ import pytest
 
 from muster_operator.api.conditions import find_condition
 from muster_operator.api.names import FINALIZER_QUEUE
+from muster_operator.api.taskqueue import QueueType
 from muster_operator.decide.plan import plan_task_queue
 from muster_operator.model.actions import Emit, RemoveQueue, SetFinalizer, SetStatus
 from muster_operator.model.world import BrokerFacts, QueueReading, QueueSnapshot
@@ -226,6 +227,26 @@ def test_nothing_jams_a_deletion(fields, says):
     """No Secret, no broker, no ownership: the finalizer goes, the queue stays, and an event says why."""
     removed, released, told = outcome(deleted(**fields))
     assert (removed, released) == (False, True)
+    assert says in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "ago", "says"),
+    [
+        (None, 0, "RabbitMQ cannot delete a quorum queue only if it is empty"),
+        ("Quorum", 0, "RabbitMQ cannot delete a quorum queue only if it is empty"),
+        ("Classic", 0, ""),
+        ("Classic", 299, ""),
+        ("Classic", 300, "somebody consumes it"),
+    ],
+)
+def test_rabbitmq_removes_a_classic_queue_if_nobody_consumes_it(kind, ago, says):
+    """It has a condition for that, which it does not have for quorum queues: they stay."""
+    rabbitmq = known(BrokerFacts(type="RabbitMQ", version="3.10.8"))
+    snapshot = deleted(ago=ago, broker=rabbitmq)
+    spec = replace(snapshot.task_queue.spec, type=kind and QueueType(kind))
+    removed, released, told = outcome(replace(snapshot, task_queue=replace(snapshot.task_queue, spec=spec)))
+    assert (removed, released) == (not says, True)
     assert says in told
 
 
