@@ -279,7 +279,7 @@ def test_each_broken_secret_has_a_reason_of_its_own_and_heals(world: World):
         ("", "SecretInvalid"),
         (f"redis://app:wrong-and-secret@{place}", "AuthFailed"),
         ("redis://127.0.0.1:1/0", "BrokerUnreachable"),
-        ("amqp://guest:guest@127.0.0.1/", "BrokerNotSupported"),
+        ("amqp://guest:guest@127.0.0.1:1/", "BrokerUnreachable"),
     ):
         world.apply(secret(url, name))
         world.wait_condition("TaskQueue", "vault", "BrokerReachable", "False", reason)

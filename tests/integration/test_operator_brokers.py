@@ -121,11 +121,11 @@ def test_a_queue_and_its_workers_are_read_and_changes_are_told(redis_server):
         ("redis://app:wrong@{place}/0", "AuthFailed"),
         ("redis://127.0.0.1:1/0", "BrokerUnreachable"),
         ("redis://app:right@{place}/999", "BrokerError"),
-        ("amqp://guest@127.0.0.1/", "BrokerNotSupported"),
+        ("amqp://guest@127.0.0.1:1/", "BrokerUnreachable"),
         ("redis+sentinel://127.0.0.1/", "BrokerNotSupported"),
         ("https://example.org/", "SecretInvalid"),
         ("redis://[bad", "SecretInvalid"),
-        ("amqp://[bad", "BrokerNotSupported"),
+        ("amqp://[bad", "SecretInvalid"),
         ("", "SecretInvalid"),
     ],
 )

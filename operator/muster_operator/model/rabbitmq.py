@@ -85,6 +85,8 @@ class Answer:
 class VirtualHost:
     """What was read of a virtual host."""
 
+    asked: frozenset[str] | None = None
+    """Which queues were looked for; None: all that are wanted. Of any other nothing is known yet."""
     there: frozenset[str] = frozenset()
     """Which of the queues that were asked for exist."""
     led: bool = True

@@ -83,7 +83,12 @@ class VirtualHostReader:
         if not alarm:
             led = self._topology.leads()
         return VirtualHost(
-            there=there, led=led, answers=self._answered(there), alarm=alarm, management=management
+            asked=frozenset(queues),
+            there=there,
+            led=led,
+            answers=self._answered(there),
+            alarm=alarm,
+            management=management,
         )
 
     def _read_management(self, queues: Iterable[str], now: datetime) -> Reading[Management]:

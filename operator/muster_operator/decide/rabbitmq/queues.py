@@ -121,7 +121,7 @@ def undeclared(wanted: Iterable[QueueDeclaration], host: VirtualHost) -> tuple[Q
 
 def _is_due(wanted: QueueDeclaration, host: VirtualHost) -> bool:
     answer = host.answers.get(wanted.name)
-    if answer is not None and answer.code:
+    if (host.asked is not None and wanted.name not in host.asked) or (answer is not None and answer.code):
         return False
     if wanted.name not in host.there or not host.led:
         return True

@@ -106,6 +106,8 @@ def test_each_queue_has_its_dead_letters_and_all_have_a_last_resort():
             ),
             ["mail.dead"],
         ),
+        # nobody has looked for it yet
+        (VirtualHost(asked=frozenset({"mail"}), management=NONE), ["mail"]),
         # other arguments
         (
             VirtualHost(
