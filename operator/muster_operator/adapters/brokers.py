@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -30,7 +31,6 @@ from muster.errors import (
     PermissionDenied,
 )
 from muster.settings.urls import parse_broker_url, with_ca_file
-from muster.transports.amqp.address import addresses, place_of
 from muster.transports.base import Observer, QueueDepth
 from muster.transports.connect import connect_observer, connect_schedules, is_rabbitmq
 from muster.transports.schedules.base import ScheduleStore
@@ -150,12 +150,14 @@ class _Secret:
         """What a poller is made of."""
         return self.url, self.management, self.ca_file
 
-    @property
-    def place(self) -> tuple[str, ...]:
-        """What tells brokers apart: on RabbitMQ whoever asks."""
-        if not is_rabbitmq(self.url):
-            return (self.url,)
-        return tuple(sorted(place_of(each) for each in addresses(self.url, heartbeat_seconds=0)))
+    @cached_property
+    def place(self) -> str:
+        """What tells brokers apart, hashed: on RabbitMQ servers and virtual host, whoever asks."""
+        place = self.url
+        if is_rabbitmq(self.url):
+            servers = (urlsplit(each.strip()) for each in self.url.split(";") if each.strip())
+            place = " ".join(sorted(f"{each.hostname}:{each.port}{each.path}" for each in servers))
+        return hashlib.sha256(place.encode()).hexdigest()
 
 
 class _Poller:
@@ -521,7 +523,7 @@ class BrokerAdapter:
         """Read this from now on: Secrets that say the same share a poller."""
         by_access: dict[Access, list[Demand]] = {}
         keys: dict[Access, list[SecretKey]] = {}
-        by_place: dict[tuple[str, ...], list[Demand]] = {}
+        by_place: dict[str, list[Demand]] = {}
         for key, demand in demands.items():
             secret = self._secrets.get(key)
             if secret is not None and secret.url:
@@ -537,7 +539,8 @@ class BrokerAdapter:
                 self._pollers[access] = _Poller(secret, name, self._clock, self._tell(access))
             queues = tuple(dict.fromkeys(ask for part in parts for ask in part.queues))
             # whoever writes to a virtual host must know what all the others want there
-            others = [ask for part in by_place[secret.place] for ask in part.queues if ask not in set(queues)]
+            here = set(queues)
+            others = [ask for part in by_place[secret.place] for ask in part.queues if ask not in here]
             more = {name for part in parts for name in part.more_queues}
             more |= {name for ask in others for name in (ask.queue, ask.dead_letter)}
             self._pollers[access].ask(
@@ -577,9 +580,7 @@ class BrokerAdapter:
     def endpoint(self, namespace: str, secret: str) -> str:
         """Return what tells brokers apart: a hash of the place; empty when the Secret cannot be read."""
         found = self._secrets.get((namespace, secret))
-        if found is None or not found.url:
-            return ""
-        return hashlib.sha256(" ".join(found.place).encode()).hexdigest()
+        return found.place if found is not None and found.url else ""
 
     def views(self) -> Mapping[str, BrokerView]:
         """Return every broker's view by its first Secret's `namespace/name`, for metrics."""

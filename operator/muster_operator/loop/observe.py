@@ -73,6 +73,8 @@ class Observer:
         self._owner = owner
         self._read: dict[tuple[str, str, str], tuple[Body, Any]] = {}
         """Each object's latest state, and what it is in Python: decoding takes longer than a decision."""
+        self._by_name: dict[str, list[TaskQueue]] = {}
+        """The TaskQueues for which a name on a broker means something, as of the last look at all of them."""
 
     # what shall be read of brokers
 
@@ -80,13 +82,17 @@ class Observer:
         """Return, by Secret, all that the resources ask to be read of its broker."""
         self._forget_what_is_gone()
         queues: dict[tuple[str, str], list[QueueAsk]] = {}
+        by_name: dict[str, list[TaskQueue]] = {}
         pools: dict[tuple[str, str], list[str]] = {}
         scopes: dict[tuple[str, str], set[str]] = {}
         for body in self._objects.of("TaskQueue"):
             queue = self._decoded(body, TaskQueue)
             if queue is not None:
                 ask = QueueAsk(queue=queue.queue_name, dead_letter=queue.dead_letter_name)
+                for name in (queue.queue_name, queue.dead_letter_name):
+                    by_name.setdefault(name, []).append(queue)
                 queues.setdefault(_secret_of(queue), []).append(ask)
+        self._by_name = by_name
         for body in self._objects.of("WorkerPool"):
             metadata = body["metadata"]
             for name in (body.get("spec") or {}).get("queues") or []:
@@ -349,13 +355,15 @@ class Observer:
     def _neighbours(self, queue: TaskQueue) -> tuple[TaskQueue, ...]:
         """Return the others on the same broker to which one of the two names means something too."""
         mine = self._brokers.endpoint(*_secret_of(queue))
-        names = {queue.queue_name, queue.dead_letter_name}
+        found = {
+            other.metadata.uid: other
+            for name in (queue.queue_name, queue.dead_letter_name)
+            for other in self._by_name.get(name, ())
+        }
         return tuple(
             other
-            for body in self._objects.of("TaskQueue")
-            if (other := self._decoded(body, TaskQueue)) is not None
-            and other is not queue
-            and not names.isdisjoint((other.queue_name, other.dead_letter_name))
+            for uid, other in found.items()
+            if uid != queue.metadata.uid
             and other.metadata.deletion_timestamp is None
             and mine
             and self._brokers.endpoint(*_secret_of(other)) == mine
