@@ -261,7 +261,13 @@ class _Poller:
         if self._polls % 5 == 0:
             extra_runs = observer.extra_runs()
         self._polls += 1
+        host = None
+        if self.host is not None:
+            asked = dict.fromkeys(name for ask in demand.queues for name in (ask.queue, ask.dead_letter))
+            host = self.host.read([*asked, OTHER, *demand.more_queues], now)
         names = [ask.queue for ask in demand.queues]
+        if isinstance(host, Known):  # to ask for what is not there costs a channel each time
+            names = [name for name in names if name in host.value.there]
         queues = self._read_queues(observer, names, now) if names else {}
         reports: dict[str, Reading[WorkerView]] = {}
         for pool in demand.pools:
@@ -269,10 +275,6 @@ class _Poller:
                 found = heard(age, data, now)
                 if found is not None:
                     reports[found[0]] = found[1]
-        host = None
-        if self.host is not None:
-            asked = dict.fromkeys(name for ask in demand.queues for name in (ask.queue, ask.dead_letter))
-            host = self.host.read([*asked, OTHER, *demand.more_queues], now)
         scopes: dict[str, Reading[ScopeView]] = {}
         for scope in set(self._stores) - set(demand.scopes):
             self._stores.pop(scope).close()
