@@ -223,7 +223,7 @@ def test_a_queue_that_is_not_to_be_declared_is_waited_for(rabbitmq):
         pool=POOL,
         lease_seconds=60,
         dead_letters={},
-        create_missing_queues=False,
+        declare_queues=False,
     )
     found = []
 

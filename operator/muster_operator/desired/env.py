@@ -58,6 +58,7 @@ def worker_settings(pool: WorkerPool, queues: Sequence[TaskQueue]) -> WorkerEnvi
             for queue in queues
             if queue.spec.message_ttl is not None or queue.spec.max_length is not None
         },
+        declare_queues=False,  # the TaskQueues are there for that
         drain_timeout_seconds=_seconds(spec.drain.timeout),
         result_expires_seconds=_seconds(spec.results.expires) if spec.results else None,
     )

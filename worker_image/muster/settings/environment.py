@@ -78,6 +78,7 @@ class WorkerEnvironment:
     delivery_limits: Mapping[str, int] = field(default_factory=dict)
     dead_letters: Mapping[str, DeadLetter] = field(default_factory=dict)
     queue_limits: Mapping[str, QueueLimits] = field(default_factory=dict)
+    declare_queues: bool | None = None
     drain_timeout_seconds: float | None = None
     pool_name: str | None = None
     worker_id: str | None = None
@@ -268,6 +269,15 @@ VARIABLES: tuple[Variable, ...] = (
         read=read_prefetch,
     ),
     _seconds("MUSTER_LEASE", "lease", "A worker that is silent for this long loses its messages."),
+    Variable(
+        name="MUSTER_DECLARE_QUEUES",
+        field="declare_queues",
+        form="true or false",
+        note="On RabbitMQ: whether queues that it consumes and that are not there are declared, and those of "
+        "their dead letters; else it waits for them, as TaskQueues declare them.",
+        write=lambda value: "true" if value else "false",
+        read=lambda text: _truth(text) == "true",
+    ),
     Variable(
         name="MUSTER_REJECT_ON_WORKER_LOST",
         field="reject_on_worker_lost",

@@ -84,6 +84,7 @@ def connect_transport(
     results_prefix: str | None,
     delayed_type: str = "quorum",
     create_missing_queues: bool = True,
+    declare_queues: bool = True,
 ) -> Transport:
     """Return a worker's transport. `results_prefix`: key prefix of results in the same database, else None.
 
@@ -102,6 +103,7 @@ def connect_transport(
             dead_letters=dead_letters,
             delayed_type=delayed_type,
             create_missing_queues=create_missing_queues,
+            declare_queues=declare_queues,
         )
     if _scheme(url) == "sqlite":
         from muster.transports.sqlite import SQLiteTransport

@@ -85,7 +85,9 @@ class WorkerOptions:
     delayed_delivery_type: str
     """RabbitMQ: of the queues in which messages wait for their time."""
     create_missing_queues: bool
-    """RabbitMQ: whether a queue that is not there is declared, or waited for."""
+    """RabbitMQ: whether a queue that a task sends to and that is not there is declared."""
+    declare_queues: bool
+    """RabbitMQ: whether a queue that it consumes and that is not there is declared, or waited for."""
     retry_on_startup: bool
     """Whether a broker that is away at the start is waited for."""
     result_backend: str
@@ -308,6 +310,7 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
             "delayed_delivery_type", setting="broker_native_delayed_delivery_queue_type"
         ),
         create_missing_queues=pick("create_missing_queues", setting="task_create_missing_queues"),
+        declare_queues=pick("declare_queues", default=True),
         retry_on_startup=pick("retry_on_startup", setting="broker_connection_retry_on_startup", default=True),
         result_backend=result_backend,
         result_backend_transport_options=pick(

@@ -132,6 +132,7 @@ def connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
         results_prefix=prefix if joined else None,
         delayed_type=options.delayed_delivery_type,
         create_missing_queues=options.create_missing_queues,
+        declare_queues=options.declare_queues,
     )
     if joined or not options.result_backend:
         return transport, None

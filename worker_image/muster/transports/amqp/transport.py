@@ -75,8 +75,8 @@ class _Job(msgspec.Struct):
 class AmqpTransport:
     """See the module, and `muster.transports.base.Transport`.
 
-    `delayed_type` and `create_missing_queues` are as for `outbox.Outbox`. Where queues are not to be created,
-    they are waited for.
+    `delayed_type` and `create_missing_queues` are as for `outbox.Outbox`. `declare_queues`: the queues that
+    it consumes, and their dead letters', are declared when they are not there; else they are waited for.
     """
 
     def __init__(
@@ -90,12 +90,13 @@ class AmqpTransport:
         dead_letters: Mapping[str, DeadLetter],
         delayed_type: str = "quorum",
         create_missing_queues: bool = True,
+        declare_queues: bool = True,
         confirm_seconds: float = CONFIRM_SECONDS,
     ) -> None:
         heartbeat = max(MIN_HEARTBEAT_SECONDS, int(lease_seconds))
         places = addresses(url, heartbeat_seconds=heartbeat)
         self._pool = pool
-        self._declares = create_missing_queues
+        self._declares = declare_queues
         self._confirm_seconds = confirm_seconds
         self._dead = {name: dead_letters.get(name) or DeadLetter(name=f"{name}.dead") for name in queues}
         self.consumer = Consumer(places, queues)
