@@ -13,7 +13,7 @@ from muster.cli.common import (
     shared_options,
     tell_without_effect,
 )
-from muster.cli.logs import FORMATS, LEVELS, configure
+from muster.logs import FORMATS, LEVELS, configure
 from muster.settings import quantities
 from muster.settings.environment import WorkerEnvironment, from_environment, read_autoscale, read_prefetch
 from muster.worker.machine import this_machine

@@ -62,6 +62,6 @@ class Reader:
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         if self._buffer[:1] == _IN_LINE:
             return bytes(self._view[1:size]), list(descriptors)
-        with os.fdopen(descriptors[0], "rb") as file:
+        with open(descriptors[0], "rb") as file:  # noqa: PTH123 - os.fdopen would wait as a greenlet
             file.seek(0)
             return file.read(), list(descriptors[1:])
