@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from muster.errors import BrokerUnavailable
+from muster.errors import BrokerUnavailable, ConfigurationError
 from muster.exceptions import SoftTimeLimitExceeded
 from muster.pools.base import Job, Loaded, Outcome, Started
 
@@ -82,6 +82,9 @@ class Executor:
         while not Path(path).exists():
             self.publish([])
 
+    def name(self, job):
+        return f"job {job.number}"
+
     def interrupted(self, job, error):
         return Outcome(job.number, "FAILURE", b"", (), 0.0, "soft")
 
@@ -95,3 +98,8 @@ def load():
         executor.started = started
 
     return Loaded(executor, b"hello", enter)
+
+
+def load_nothing():
+    """Fail to."""
+    raise ConfigurationError("there is no module shop")

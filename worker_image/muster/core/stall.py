@@ -23,7 +23,7 @@ class Hold(msgspec.Struct, frozen=True):
     tell_at: float
 
 
-def look(hold: Hold | None, *, job: int, beaten: float, last_look: float, now: float) -> Hold | None:
+def look(hold: Hold | None, *, job: int, beaten: float, last_look: float) -> Hold | None:
     """Return what is to be thought of the hub, which came round last at `beaten` and is at `job` now.
 
     Counted from the last look at which it was otherwise: many short jobs in a row are none's fault.
@@ -59,7 +59,9 @@ def to_end(
     """
     if now - beaten < HELD_SECONDS:
         return frozenset()
-    over = {job.number for job in jobs if job.hard_limit and job.age_seconds >= job.hard_limit + GRACE_SECONDS}
+    over = {
+        job.number for job in jobs if job.hard_limit and job.age_seconds >= job.hard_limit + GRACE_SECONDS
+    }
     if holder and now - looked_at < HELD_SECONDS:
         over &= {holder}
     return frozenset(over)

@@ -1,8 +1,8 @@
 """The port to a pool: what the worker's loop asks of whatever runs its tasks.
 
-Implementations: `prefork`, `green` (gevent and eventlet), `threads`, `solo`. A pool is given raw messages and an executor that
-understands them; it knows nothing of brokers, acks or results. Its methods are called from the loop's
-thread only; the pool calls `notify` (from any thread) when `collect` has something to give.
+Implementations: `prefork`, `green` (gevent and eventlet), `threads`, `solo`. A pool is given raw messages
+and an executor that understands them; it knows nothing of brokers, acks or results. Its methods are called
+from the loop's thread only; the pool calls `notify` (from any thread) when `collect` has something to give.
 """
 
 from collections.abc import Callable, Sequence

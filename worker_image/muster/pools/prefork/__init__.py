@@ -33,10 +33,10 @@ from muster.pools.base import (
     Running,
     Started,
 )
-from muster.pools.prefork import child as child_process
-from muster.pools.prefork import template
 from muster.pools.frames import Reader, pair, send
 from muster.pools.page import Page, new_page_file
+from muster.pools.prefork import child as child_process
+from muster.pools.prefork import template
 from muster.pools.processes import death, reap_orphans
 
 STUCK_SECONDS: Final = 0.02

@@ -19,9 +19,9 @@ import msgspec
 
 from muster.errors import ConfigurationError
 from muster.pools.base import Loaded, LoadExecutor
-from muster.pools.prefork.child import Child
 from muster.pools.frames import Reader, send
 from muster.pools.page import Page
+from muster.pools.prefork.child import Child
 from muster.pools.processes import die_with_parent, do_nothing
 
 GREETING, FAILED, EXITED = b"G", b"F", b"X"
