@@ -113,7 +113,7 @@ _COUNT = Form("number", quantities.count)
     "--time-limit",
     "time_limit_seconds",
     type=_DURATION,
-    help="The process that runs a task is killed with prefork, the task is ended with gevent and eventlet.",
+    help="The task is ended; with prefork, gevent and eventlet.",
 )
 @click.option(
     "--soft-time-limit",

@@ -4,7 +4,7 @@ Started by `green.parent`; the only file that knows gevent. Importing it patches
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import gevent
 import gevent.monkey
@@ -36,8 +36,12 @@ class Gevent:
         gevent.socket.wait_read(descriptor)
 
 
+THREADS: Final = 100
+"""So many names are looked up at once: gevent leaves each to a native thread, which is made when wanted."""
+
 if __name__ == "__main__":
     gevent.monkey.patch_all()
+    gevent.get_hub().threadpool.maxsize = THREADS
 
     from muster.pools.green.child import main
 
