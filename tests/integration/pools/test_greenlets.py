@@ -140,6 +140,20 @@ def test_a_native_thread_publishes(start):
     assert driver.outcomes()[1].text == "published"
 
 
+def test_a_thousand_that_publish_are_all_answered(start):
+    """At once, while the hub is kept so that it reads none of the answers: none is lost."""
+    driver = start(slots=1001)
+    driver.answers = False
+    driver.pool.submit([job(n, "publish") for n in range(1, 1001)])
+    driver.until(lambda: len(driver.asked()) == 1000)
+    driver.pool.submit([job(1001, "keep", seconds=0.5)])
+    asked = driver.asked()
+    for count in range(0, 1000, 10):
+        driver.pool.published(asked[count : count + 10], "")
+    driver.until(lambda: len(driver.outcomes()) == 1001)
+    assert {driver.outcomes()[n].text for n in range(1, 1001)} == {"published"}
+
+
 def test_the_hub_that_is_kept_is_told_of(start, caplog):
     """By the parent, whose log waits for nothing; again when it has lasted twice as long."""
     driver = start(slots=10)

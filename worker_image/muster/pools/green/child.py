@@ -65,9 +65,12 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """The parent's answer to the request of that number; `error` is empty when it is published."""
+    """The parent's answer to requests; `error` is empty when they are published.
 
-    number: int
+    One for all that were published together: while the hub is kept, few packets wait to be read.
+    """
+
+    numbers: Sequence[int]
     error: str
 
 
@@ -251,10 +254,11 @@ class Child:
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 while (received := receive()) is not None:
                     answer = _decode_answer(received[0])
-                    waiter = self._waiters.pop(answer.number, None)
-                    if waiter is not None:
-                        waiter.error = answer.error
-                        waiter.go()
+                    for number in answer.numbers:
+                        waiter = self._waiters.pop(number, None)
+                        if waiter is not None:
+                            waiter.error = answer.error
+                            waiter.go()
                 os._exit(0)  # the parent has hung up
 
     # the hub is watched

@@ -46,6 +46,8 @@ from muster.pools.processes import death, reap_orphans
 logger = logging.getLogger("muster.worker")
 
 CHECK_SECONDS: Final = 1.0
+HELD_CHECK_SECONDS: Final = 0.1
+"""How soon to see whether a hub that is kept comes round again."""
 KILL_SECONDS: Final = 0.5
 """How long the end of killed processes is waited for; one that is in the kernel so long runs no more code."""
 LEAVE_SECONDS: Final = 0.8
@@ -194,7 +196,10 @@ class GreenPool:
         raise ConfigurationError(received[0][1:].decode())
 
     def _hire(self, *, alone: bool) -> _Child:
-        child = _Child(self._library, self._load, alone=alone)
+        try:
+            child = _Child(self._library, self._load, alone=alone)
+        except OSError as error:
+            raise PoolBroken(f"no process can be started for the {self._library} pool: {error}") from error
         register = self._selector.register
         register(child.end, selectors.EVENT_READ, partial(self._read, child))
         register(child.asks, selectors.EVENT_READ, partial(self._read_requests, child))
@@ -321,15 +326,17 @@ class GreenPool:
                 self._lonely.popleft()
                 free -= 1
         common, backlog = self._common, self._backlog
-        if common is None or not common.ready or common.held:
+        if common is None or not common.ready:
             return
         was_full, common.full = common.full, False
-        while backlog and free > 0 and common.give(backlog[0]):
-            backlog.popleft()
-            free -= 1
-        if common.full != was_full:
+        if not common.held:
+            while backlog and free > 0 and common.give(backlog[0]):
+                backlog.popleft()
+                free -= 1
+        if common.full != was_full:  # there is room in its socket again when it has read
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if common.full else 0)
-            self._selector.modify(common.end, events, partial(self._read, common))
+            with contextlib.suppress(KeyError):  # it is dying
+                self._selector.modify(common.end, events, partial(self._read, common))
 
     def _take_back(self, child: _Child) -> None:
         jobs = child.steal()
@@ -338,7 +345,7 @@ class GreenPool:
     def collect(self) -> Sequence[Event]:
         """Read what the processes have sent."""
         self._read_all(0)
-        if self._backlog or self._lonely:
+        if self._backlog or self._lonely or (self._common is not None and self._common.full):
             self._dispatch()
         events, self._events = self._events, []
         return events
@@ -405,11 +412,14 @@ class GreenPool:
 
     def published(self, tokens: Sequence[int], error: str) -> None:
         """Answer those that wait for a publication."""
+        answered: dict[int, tuple[_Child, list[int]]] = {}
         for token in tokens:
-            child, number = self._asked.pop(token, (None, 0))
-            if child is not None:
-                with contextlib.suppress(OSError):  # it is dying
-                    send(child.asks, _encode(child_process.Answer(number, error)))
+            if token in self._asked:  # else its process is gone
+                child, number = self._asked.pop(token)
+                answered.setdefault(id(child), (child, []))[1].append(number)
+        for child, numbers in answered.values():
+            with contextlib.suppress(OSError):  # it is dying
+                send(child.asks, _encode(child_process.Answer(numbers, error)))
 
     def running(self) -> Sequence[Running]:
         """Return what was handed over and is not reported."""
@@ -423,23 +433,26 @@ class GreenPool:
         self._events.extend(Returned(job.number) for job in (*self._lonely, *self._backlog))
         self._lonely.clear()
         self._backlog.clear()
+        self._dispatch()  # nothing waits for room in a socket any more
 
     # what keeps it in order
 
     def check(self) -> float:
         """Enforce the limits that a process cannot, replace what died."""
         now = time.monotonic()
+        again = CHECK_SECONDS
         for child in self._children():
             if child.held:
                 self._see_to(child, now)
+                again = HELD_CHECK_SECONDS
             if child.pidfd < 0:
                 self._look_after(child)
         self._leaving = [process for process in self._leaving if process.poll() is None]
-        again = self._fill()
+        again = min(again, self._fill())
         self._dispatch()
         ours = (*(child.process for child in self._children()), *self._leaving)
         reap_orphans(frozenset(process.pid for process in ours))
-        return min(again, CHECK_SECONDS)
+        return again
 
     def _see_to(self, child: _Child, now: float) -> None:
         """Take back what a held process has not read, and kill it if a limit can be kept by nothing else."""
