@@ -137,7 +137,7 @@ class Pool(Protocol):
     slots: int
     """How many tasks may run at once now."""
     isolates: bool
-    """Whether each slot is a process of its own, so that a job which runs alone does so beside others."""
+    """Whether a job that runs alone has a process of its own, so that it does so beside others."""
 
     def load(self) -> bytes:
         """Load the application and return its greeting. Raises ConfigurationError when it cannot be."""

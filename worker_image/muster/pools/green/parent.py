@@ -155,6 +155,8 @@ class _Child:
 class GreenPool:
     """See `muster.pools.base.Pool`. `library` is gevent or eventlet; `load` must be picklable."""
 
+    isolates = True
+
     def __init__(self, load: LoadExecutor, library: str) -> None:
         self.slots = 0
         self._library = library
