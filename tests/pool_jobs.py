@@ -1,14 +1,16 @@
 """An executor for tests of pools: a job's message is JSON that says what to do; no application is needed."""
 
+import ctypes
 import json
 import os
 import threading
 import time
 from pathlib import Path
 
-from muster.errors import BrokerUnavailable
+from muster.errors import BrokerUnavailable, ConfigurationError
 from muster.exceptions import SoftTimeLimitExceeded
 from muster.pools.base import Job, Loaded, Outcome, Started
+from muster.pools.green import natives
 
 
 def job(number, do="nothing", *, soft_limit=0.0, hard_limit=0.0, alone=False, **fields):
@@ -64,6 +66,21 @@ class Executor:
                         time.sleep(0.005)
                     self.publish([])
                     text = "published"
+                case "resist":  # its end, once
+                    try:
+                        time.sleep(60)
+                    except BaseException:  # noqa: BLE001 - so do tasks
+                        text = self._again(fields)
+                case "keep":  # whatever others wait for
+                    natives.sleep(fields["seconds"])
+                case "seize":  # the interpreter itself
+                    ctypes.PyDLL(None).usleep(int(fields["seconds"] * 1e6))
+                case "publish natively":
+                    done = []
+                    natives.start_new_thread(lambda: done.append(self.publish([])), ())
+                    while not done:
+                        time.sleep(0.005)
+                    text = "published"
                 case "publish behind":  # from a thread that outlives the job, again and again
                     threading.Thread(target=self._publish_until, args=(fields["until"],), daemon=True).start()
                 case "wait and publish":
@@ -78,9 +95,18 @@ class Executor:
             return Outcome(job.number, "FAILURE", b"", (), time.perf_counter() - started, repr(error))
         return Outcome(job.number, "SUCCESS", b"", (), time.perf_counter() - started, text)
 
+    def _again(self, fields):
+        with Path(fields["file"]).open("a") as file:
+            file.write("resisted\n")
+        time.sleep(60)
+        return "never"
+
     def _publish_until(self, path):
         while not Path(path).exists():
             self.publish([])
+
+    def name(self, job):
+        return f"job {job.number}"
 
     def interrupted(self, job, error):
         return Outcome(job.number, "FAILURE", b"", (), 0.0, "soft")
@@ -95,3 +121,8 @@ def load():
         executor.started = started
 
     return Loaded(executor, b"hello", enter)
+
+
+def load_nothing():
+    """Fail to."""
+    raise ConfigurationError("there is no module shop")

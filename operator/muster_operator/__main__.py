@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from muster.cli.logs import LEVELS, configure
+from muster.logs import LEVELS, configure
 from muster_operator.adapters.connection import NoCluster, connection
 from muster_operator.loop.run import Options, run
 

@@ -206,7 +206,7 @@ def test_nothing_is_lost_while_everything_breaks(empty_shop: Shop, account, must
     assert sum(counted.values()) <= in_flight
 
 
-@pytest.mark.soak("A prefork child stopped, killed or out of memory costs its own task only")
+@pytest.mark.soak("A process of tasks stopped, killed or out of memory costs the tasks in it only")
 def test_a_child_out_of_memory_takes_its_own_task_only(empty_shop: Shop, account):
     """The kernel kills one of two children of a prefork worker: that task fails with its reason, the other's
     goes on, and the pod is never restarted."""

@@ -10,7 +10,7 @@ from waiting import wait_for
 from workers import Worker
 
 KEEPALIVE_SECONDS = "0.5"
-POOLS = ["prefork", "threads"]
+POOLS = ["prefork", "threads", "gevent", "eventlet"]
 
 
 @pytest.fixture

@@ -452,8 +452,8 @@ def test_a_secret_in_the_folder_names_the_broker(redis_server, tmp_path):
             "WorkerPool ledger: spec.queues names TaskQueue none, which ",
         ),
         (
-            ("type: prefork", "type: gevent"),
-            "WorkerPool ledger: spec.pool.type: the pool gevent comes in a later version; use threads",
+            ("type: prefork", "type: asyncio"),
+            "WorkerPool ledger: spec.pool.type: the pool asyncio comes in a later version; use gevent or",
         ),
         (("image: none", "image: [none"), "document 2, line "),
         (("name: celery", "name: muster.celery"), "must not begin with muster."),

@@ -15,7 +15,9 @@ from muster.transports.connect import connect_observer
 from waiting import wait_for
 from workers import Worker
 
-POOLS = ["prefork", "threads", "solo"]
+POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
+OWN_PROCESSES = {"prefork", "gevent", "eventlet"}
+"""Pools that run tasks in processes of their own, which alone can be limited."""
 
 
 @pytest.fixture(scope="module", params=POOLS)
@@ -120,7 +122,7 @@ def test_a_task_that_is_tracked_is_started(app, worker, tmp_path):
     (tmp_path / "go").touch()
     pid = result.get(timeout=20)
     assert told == {"pid": pid, "hostname": f"muster@{socket.gethostname()}"}
-    assert (pid == worker.pid) == (worker.pool != "prefork")
+    assert (pid == worker.pid) == (worker.pool not in OWN_PROCESSES)
 
 
 def test_an_ignored_task_leaves_no_result(app, worker):
@@ -168,8 +170,8 @@ def test_a_large_argument_arrives(app):
 
 
 def test_time_limits(app, worker):
-    """Prefork only: the soft limit can be caught, the hard one kills the run and is its failure."""
-    if worker.pool != "prefork":
+    """The soft limit can be caught, the hard one ends the run and is its failure."""
+    if worker.pool not in OWN_PROCESSES:
         return  # threads and solo say in the documentation that they have none
     assert run(app, "b.soft").get(timeout=20) == "cleaned up"
     with pytest.raises(TimeLimitExceeded):

@@ -20,7 +20,9 @@ from servers import RedisServer
 from waiting import wait_for
 from workers import TESTS, Worker
 
-POOLS = ["prefork", "threads", "solo"]
+POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
+OWN_PROCESSES = {"prefork", "gevent", "eventlet"}
+"""Pools that run tasks in processes of their own."""
 LEASE = ("--lease", "1")
 
 
@@ -157,7 +159,9 @@ def test_a_task_outlives_the_answer_to_its_early_ack(place, pool):
     assert place.empty()
 
 
-@pytest.mark.soak("A prefork child stopped, killed or out of memory costs its own task only", repeat=True)
+@pytest.mark.soak(
+    "A process of tasks stopped, killed or out of memory costs the tasks in it only", repeat=True
+)
 def test_a_killed_child_costs_only_its_own_task(place, account):
     """SIGKILL of one prefork child: its task runs again at once, without waiting for a lease."""
     go = place.folder / "go"
@@ -326,7 +330,7 @@ def test_a_task_that_is_given_up_runs_no_more(place, pool, cause):
     with Worker("ledger_app", pool, "-c", "1", *options, **place.environment) as worker:
         give_up(place, worker, tasks[0], cause)
         wait_for(lambda: place.depth().ready == 3, what="it waits again", every_seconds=0.001)
-        if pool == "prefork":
+        if pool in OWN_PROCESSES:
             go.touch()  # nobody is there any more to see it
         assert worker.wait(1) == code
     go.touch()

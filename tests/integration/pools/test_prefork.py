@@ -1,138 +1,25 @@
-"""The prefork pool with real processes, and everything that can happen to them."""
+"""The prefork pool's children, one beside another: replaced, stopped and continued, and what they hold."""
 
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter, deque
-from pathlib import Path
 
 import pytest
 
-from muster.errors import ConfigurationError
-from muster.pools.base import Lost, Outcome, PoolSettings, Publish, Returned, Started
-from muster.pools.prefork import PreforkPool
-from muster.pools.prefork.template import LEAVE_SECONDS
-from pool_jobs import job, load
+from muster.pools.base import Publish
+from pool_drivers import Prefork, alive, has_begun, pool_starter, state
+from pool_jobs import job
 from waiting import wait_for
 
 
-class Driver:
-    """Turns the pool's crank, as the worker's loop does, until something is so."""
-
-    def __init__(self, pool):
-        self.pool = pool
-        self.events = []
-        self.answers = True
-
-    def until(self, condition, seconds=20):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"not so after {seconds} s; events: {self.events}"
-            self.pool.check()
-            fresh = self.pool.collect()
-            self.events.extend(fresh)
-            if self.answers:
-                self.pool.published([event.token for event in fresh if isinstance(event, Publish)], "")
-            time.sleep(0.001)
-
-    def run(self, jobs, depth, seconds=20):
-        """Submit jobs as there is room, until each has an outcome."""
-        jobs = deque(jobs)
-        wanted = len(self.outcomes()) + len(jobs)
-
-        def crank():
-            room = self.pool.room(depth)
-            self.pool.submit([jobs.popleft() for _ in range(min(room, len(jobs)))])
-            return len(self.outcomes()) >= wanted
-
-        self.until(crank, seconds)
-
-    def outcomes(self):
-        return {e.number: e for e in self.events if isinstance(e, Outcome)}
-
-    def asked(self):
-        return [event.token for event in self.events if isinstance(event, Publish)]
-
-    def lost(self):
-        return {e.number: e for e in self.events if isinstance(e, Lost)}
-
-    def pids(self):
-        return {child.pid for child in self.pool._children.values()}
-
-
-def has_begun(ledger):
-    """Whether a job has written its line: the file is there a moment before."""
-    return ledger.exists() and ledger.stat().st_size > 0
-
-
 @pytest.fixture
-def start(request):
+def start():
     """Start a pool and return its driver; it is stopped afterwards, and no process may be left."""
-    pools = []
-
-    def begin(slots=2, **settings):
-        pool = PreforkPool(load)
-        assert pool.load() == b"hello"
-        pool.start(PoolSettings(slots=slots, **settings), lambda: None)
-        driver = Driver(pool)
-        driver.until(lambda: len(driver.pids()) == slots and all(driver.pids()))
-        pools.append((pool, driver.pids()))
-        return driver
-
-    yield begin
-    for pool, pids in pools:
-        template = pool._template_pid
-        pids |= {child.pid for child in pool._children.values()}
-        pool.stop()
-        wait_gone({template, *pids} - {0})
+    yield from pool_starter(Prefork)
 
 
-def wait_gone(pids, seconds=5):
-    end = time.monotonic() + seconds
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < end, f"still there: {[pid for pid in pids if alive(pid)]}"
-        time.sleep(0.005)
-
-
-def alive(pid):
-    return state(pid) not in ("Z", "")
-
-
-def state(pid):
-    """Return the letter that Linux gives a process's state; empty when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def test_each_job_is_reported_once(start):
-    """A thousand jobs over two children: a thousand outcomes, none twice."""
-    driver = start()
-    driver.run([job(n) for n in range(1, 1001)], depth=64)
-    assert Counter(e.number for e in driver.events) == dict.fromkeys(range(1, 1001), 1)
-
-
-CHILD = "A prefork child stopped, killed or out of memory costs its own task only"
-
-
-@pytest.mark.soak(CHILD, repeat=True)
-def test_a_killed_child_loses_only_the_job_it_ran(start, account, tmp_path):
-    """SIGKILL: the running job is lost, those behind it run elsewhere, the child is replaced."""
-    driver = start(slots=1)
-    go, ledger = tmp_path / "go", tmp_path / "ledger"
-    driver.pool.submit([job(1, "append", file=str(ledger), until=str(go)), *(job(n) for n in range(2, 12))])
-    driver.until(lambda: has_begun(ledger))
-    [pid] = driver.pids()
-    os.kill(pid, signal.SIGKILL)
-    driver.until(lambda: len(driver.outcomes()) == 10)
-    assert set(driver.lost()) == {1}
-    assert "SIGKILL" in driver.lost()[1].text
-    assert driver.pids() != {pid}
-    account(children_killed=1)
+CHILD = "A process of tasks stopped, killed or out of memory costs the tasks in it only"
 
 
 @pytest.mark.soak(CHILD, repeat=True)
@@ -251,85 +138,6 @@ def test_jobs_behind_a_long_one_are_taken_back(start):
     assert 1 not in driver.outcomes()
 
 
-def test_the_hard_limit_kills_the_job_and_no_other(start):
-    """The job over its hard limit is lost by that limit; its neighbour in the other child succeeds."""
-    driver = start(slots=2)
-    driver.pool.submit([job(1, "spin", seconds=30, hard_limit=0.3), job(2, "sleep", seconds=0.8)])
-    driver.until(lambda: 1 in driver.lost() and 2 in driver.outcomes())
-    assert driver.lost()[1].by_limit
-    assert driver.outcomes()[2].state == "SUCCESS"
-
-
-@pytest.mark.soak(CHILD, repeat=True)
-def test_the_hard_limit_holds_for_a_stopped_child(start, account, tmp_path):
-    """A child that does not run at all is killed at the limit too."""
-    driver = start(slots=1)
-    ledger = tmp_path / "ledger"
-    driver.pool.submit([job(1, "append", file=str(ledger), until=str(tmp_path / "never"), hard_limit=0.5)])
-    driver.until(lambda: has_begun(ledger))
-    [pid] = driver.pids()
-    os.kill(pid, signal.SIGSTOP)
-    driver.until(lambda: 1 in driver.lost())
-    assert driver.lost()[1].by_limit
-    account(children_stopped=1)
-
-
-def test_the_soft_limit_is_raised_in_the_task(start):
-    """The task gets SoftTimeLimitExceeded once its time is over, and the child goes on."""
-    driver = start(slots=1)
-    driver.pool.submit([job(1, "sleep", seconds=30, soft_limit=0.2), job(2)])
-    driver.until(lambda: 2 in driver.outcomes())
-    assert driver.outcomes()[1].text == "soft"
-    assert driver.outcomes()[2].state == "SUCCESS"
-
-
-def test_a_soft_limit_never_hits_the_next_job(start):
-    """A hundred jobs that end just about when their limit does: each one ends by itself or by its own."""
-    driver = start(slots=2)
-    driver.run([job(n, "sleep", seconds=0.02, soft_limit=0.02) for n in range(1, 101)], depth=1)
-    assert not driver.lost()
-    assert {outcome.text for outcome in driver.outcomes().values()} <= {"", "soft"}
-
-
-def test_an_exit_in_a_task_is_a_lost_process(start):
-    """os._exit in a task: lost, with the exit code in the text."""
-    driver = start(slots=1)
-    driver.pool.submit([job(1, "exit", code=7), job(2)])
-    driver.until(lambda: 2 in driver.outcomes())
-    assert "exit code 7" in driver.lost()[1].text
-
-
-def test_large_messages_pass_both_ways(start):
-    """A job and an outcome of 3 MiB travel through files, unharmed."""
-    driver = start(slots=1)
-    text = "ä" * (3 * 1024 * 1024)
-    driver.pool.submit([job(1, "echo", text=text), job(2)])
-    driver.until(lambda: 2 in driver.outcomes())
-    assert driver.outcomes()[1].text == text
-
-
-def test_a_task_publishes_through_the_parent(start):
-    """The task waits for the parent's word; jobs that were on their way are run afterwards."""
-    driver = start(slots=1)
-    driver.pool.submit([job(1, "publish"), *(job(n) for n in range(2, 20))])
-    driver.until(lambda: len(driver.outcomes()) == 19)
-    assert driver.outcomes()[1].text == "published"
-
-
-def test_a_thread_that_outlives_its_job_publishes(start, tmp_path):
-    """It asks again and again while jobs run and publish: it takes no job and no answer of theirs."""
-    driver = start(slots=1)
-    go = tmp_path / "go"
-    driver.pool.submit([job(1, "publish behind", until=str(go))])
-    driver.until(lambda: len(driver.asked()) > 10)
-    driver.run([job(n, ("nothing", "publish")[n % 2]) for n in range(2, 202)], depth=16)
-    assert all(driver.outcomes()[n].text == ("", "published")[n % 2] for n in range(2, 202))
-    asked = len(driver.asked())
-    driver.until(lambda: len(driver.asked()) > asked + 10)
-    go.touch()
-    assert not driver.lost()
-
-
 def test_what_a_waiting_thread_leaves_can_be_taken_back(start, tmp_path):
     """While a task waits for an answer, the jobs behind it are given to the other child."""
     driver = start(slots=2)
@@ -339,23 +147,6 @@ def test_what_a_waiting_thread_leaves_can_be_taken_back(start, tmp_path):
     assert 1 not in driver.outcomes()
     driver.pool.published(driver.asked(), "")
     driver.until(lambda: 1 in driver.outcomes())
-
-
-def test_an_answer_that_nobody_waits_for_is_passed_over(start):
-    """The soft limit ends the wait for an answer; the next task that publishes gets its own."""
-    driver = start(slots=1)
-    driver.answers = False
-    driver.pool.submit([job(1, "publish", soft_limit=0.1)])
-    driver.until(lambda: 1 in driver.outcomes())
-    assert driver.outcomes()[1].text == "soft"
-    [late] = driver.asked()
-    driver.pool.submit([job(2, "publish")])
-    driver.until(lambda: len(driver.asked()) == 2)
-    driver.pool.published([late], "late")
-    driver.pool.published(driver.asked()[1:], "the broker is away")
-    driver.until(lambda: 2 in driver.outcomes())
-    assert driver.outcomes()[2].text == "the broker is away"
-    assert not driver.lost()
 
 
 def test_an_answer_for_a_task_that_is_gone_is_passed_over(start):
@@ -386,34 +177,6 @@ def test_a_child_that_is_to_leave_still_publishes(start, tmp_path):
     driver.until(lambda: 1 in driver.outcomes())
     assert driver.outcomes()[1].text == "published"
     assert not driver.lost()
-
-
-def test_kill_ends_what_runs_and_keeps_what_is_done(start, tmp_path):
-    """It ends all children, a stopped one too; what was done before is reported, and nothing else."""
-    driver = start(slots=3)
-    never, ledger = tmp_path / "never", tmp_path / "ledger"
-    driver.pool.submit([job(n, "append", file=str(ledger), until=str(never)) for n in (1, 2)])
-    driver.until(lambda: ledger.exists() and len(ledger.read_text().splitlines()) == 2)
-    pids = driver.pids()
-    os.kill(int(ledger.read_text().split()[1]), signal.SIGSTOP)
-    driver.pool.submit([job(3)])
-    wait_for(lambda: driver.pool._selector.select(0), what="its outcome is on its way")
-    assert driver.pool.kill()
-    wait_gone(pids, seconds=1)  # their files were closed before it returned, their entries may be there yet
-    assert [event.number for event in driver.pool.collect()] == [3]
-    assert not driver.pool.running()
-
-
-def test_idle_children_leave_when_the_pool_stops():
-    """All of them at once, and the template with them: nobody has to be waited for and killed."""
-    for _ in range(5):
-        pool = PreforkPool(load)
-        pool.load()
-        pool.start(PoolSettings(slots=4), lambda: None)
-        Driver(pool).until(lambda p=pool: all(child.pid for child in p._children.values()))
-        begin = time.monotonic()
-        pool.stop()
-        assert time.monotonic() - begin < LEAVE_SECONDS
 
 
 def test_a_child_is_replaced_after_its_tasks(start):
@@ -461,18 +224,6 @@ def test_an_answer_is_not_taken_back(start, tmp_path):
     driver.until(lambda: 1 in driver.outcomes())
 
 
-def test_a_child_tells_that_a_job_has_begun(start, tmp_path):
-    """Its word comes while the job runs."""
-    driver = start(slots=2)
-    go = tmp_path / "go"
-    driver.pool.submit([job(1, "begin", until=str(go))])
-    driver.until(lambda: any(isinstance(event, Started) for event in driver.events))
-    [event] = [each for each in driver.events if isinstance(each, Started)]
-    assert (event.number, int(event.document) in driver.pids()) == (1, True)
-    go.touch()
-    driver.until(lambda: 1 in driver.outcomes())
-
-
 def test_a_job_that_must_be_alone_shares_its_child_with_none(start, tmp_path):
     """While it runs, its child is given nothing else."""
     driver = start(slots=1)
@@ -483,68 +234,3 @@ def test_a_job_that_must_be_alone_shares_its_child_with_none(start, tmp_path):
     assert list(child.jobs) == [1]
     go.touch()
     driver.until(lambda: 2 in driver.outcomes())
-
-
-def test_recall_gives_back_what_has_not_begun(start, tmp_path):
-    """All jobs but the running one come back."""
-    driver = start(slots=1)
-    go, ledger = tmp_path / "go", tmp_path / "ledger"
-    driver.pool.submit([job(1, "append", file=str(ledger), until=str(go)), *(job(n) for n in range(2, 30))])
-    driver.until(lambda: has_begun(ledger))
-    driver.pool.recall()
-    driver.events.extend(driver.pool.collect())
-    assert {e.number for e in driver.events if isinstance(e, Returned)} == set(range(2, 30))
-    go.touch()
-    driver.until(lambda: 1 in driver.outcomes())
-
-
-def test_an_application_that_cannot_be_loaded_says_why():
-    """The error of the template is raised in the parent, and no process stays."""
-
-    def broken():
-        raise ConfigurationError("there is no module shop")
-
-    pool = PreforkPool(broken)
-    with pytest.raises(ConfigurationError, match="there is no module shop"):
-        pool.load()
-    assert not alive(pool._template_pid)
-
-
-ORPHANS = """
-import sys, time
-from pool_jobs import job, load
-from muster.pools.base import PoolSettings
-from muster.pools.prefork import PreforkPool
-pool = PreforkPool(load)
-pool.load()
-pool.start(PoolSettings(slots=2), lambda: None)
-pool.submit([job(1, "spin", seconds=60), job(2, "sleep", seconds=60)])
-while len(pool.running()) < 2 or not all(child.pid for child in pool._children.values()):
-    pool.collect()
-    time.sleep(0.005)
-print(pool._template_pid, *[child.pid for child in pool._children.values()], flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.soak("No process outlives a killed parent", repeat=True)
-def test_nothing_outlives_a_killed_parent(account):
-    """SIGKILL of the parent: the template and both children, busy ones, are gone within a second."""
-    tests = Path(__file__).parents[2]
-    parent = subprocess.Popen(
-        [sys.executable, "-c", ORPHANS],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(tests)},
-    )
-    try:
-        pids = [int(word) for word in parent.stdout.readline().split()]
-        assert len(pids) == 3
-        assert all(map(alive, pids))
-    finally:
-        parent.kill()
-        parent.wait()
-        parent.stdout.close()
-    killed = time.monotonic()
-    wait_gone(pids, seconds=1)
-    account(parents_killed=1, longest_end_seconds=time.monotonic() - killed)

@@ -1,45 +1,23 @@
 """Pools whose size changes while they run: the same facts for each that has them, with real slots."""
 
 import random
-import threading
 from collections import Counter
 
 import pytest
 
-from muster.pools.base import Outcome, PoolSettings
-from muster.pools.prefork import PreforkPool
-from muster.pools.threads import ThreadsPool
-from pool_jobs import job, load
+from muster.pools.base import Outcome
+from pool_drivers import KINDS, Driver
+from pool_jobs import job
 from waiting import wait_for
 
 
-class Prefork:
-    """The prefork pool, and how its slots are counted: by its children."""
-
-    make = PreforkPool
-
-    @staticmethod
-    def made(pool):
-        return set(pool._children)
-
-
-class Threads:
-    """The threads pool: by the threads of this process."""
-
-    make = ThreadsPool
-
-    @staticmethod
-    def made(_pool):
-        return {thread.name for thread in threading.enumerate() if thread.name.startswith("slot ")}
-
-
-@pytest.fixture(params=[Prefork, Threads])
+@pytest.fixture(params=KINDS)
 def resizable(request):
     """Start a pool with so many slots; it is stopped afterwards."""
     begun = []
 
     def begin(slots):
-        begun.append(Driver(request.param, slots))
+        begun.append(Driver(KINDS[request.param], slots))
         return begun[-1]
 
     yield begin
@@ -48,33 +26,9 @@ def resizable(request):
         wait_for(driver.made, until=lambda made: not made, what="all slots are gone")
 
 
-class Driver:
-    """Turns a pool's crank, as the worker's loop does."""
-
-    def __init__(self, kind, slots):
-        self.kind = kind
-        self.pool = kind.make(load)
-        self.pool.load()
-        self.pool.start(PoolSettings(slots=slots), lambda: None)
-        self.events = []
-
-    def made(self):
-        return self.kind.made(self.pool)
-
-    def until(self, condition, what):
-        def crank():
-            self.pool.check()
-            self.events.extend(self.pool.collect())
-            return condition()
-
-        wait_for(crank, what=what, every_seconds=0.001)
-
-    def done(self):
-        assert all(isinstance(event, Outcome) for event in self.events)
-        return Counter(event.number for event in self.events)
-
-    def runs(self):
-        return {run.number for run in self.pool.running()}
+def done(driver):
+    assert all(isinstance(event, Outcome) for event in driver.events)
+    return Counter(event.number for event in driver.events)
 
 
 def waiting_jobs(tmp_path, *numbers):
@@ -95,7 +49,7 @@ def test_a_pool_that_grows_runs_more_at_once(resizable, tmp_path):
     driver.pool.submit(waiting_jobs(tmp_path, 2, 3))
     driver.until(lambda: driver.runs() == {1, 2, 3}, "three run at once")
     (tmp_path / "go").touch()
-    driver.until(lambda: driver.done() == {1: 1, 2: 1, 3: 1}, "all have run once")
+    driver.until(lambda: done(driver) == {1: 1, 2: 1, 3: 1}, "all have run once")
 
 
 def test_a_pool_that_shrinks_ends_idle_slots(resizable):
@@ -106,7 +60,7 @@ def test_a_pool_that_shrinks_ends_idle_slots(resizable):
     assert (driver.pool.slots, driver.pool.room(1)) == (1, 1)
     driver.until(lambda: len(driver.made()) == 1, "one slot is left")
     driver.pool.submit([job(1)])
-    driver.until(lambda: driver.done() == {1: 1}, "it works")
+    driver.until(lambda: done(driver) == {1: 1}, "it works")
 
 
 def test_a_pool_that_shrinks_leaves_running_tasks_alone(resizable, tmp_path):
@@ -119,9 +73,9 @@ def test_a_pool_that_shrinks_leaves_running_tasks_alone(resizable, tmp_path):
     assert driver.pool.room(1) == 0
     assert driver.runs() == {1, 2, 3}
     (tmp_path / "go").touch()
-    driver.until(lambda: sum(driver.done().values()) == 5, "all have run")
+    driver.until(lambda: sum(done(driver).values()) == 5, "all have run")
     driver.until(lambda: len(driver.made()) == 1, "one slot is left")
-    assert driver.done() == dict.fromkeys(range(1, 6), 1)
+    assert done(driver) == dict.fromkeys(range(1, 6), 1)
 
 
 def test_a_pool_that_grows_again_keeps_slots_that_were_to_end(resizable, tmp_path):
@@ -133,7 +87,7 @@ def test_a_pool_that_grows_again_keeps_slots_that_were_to_end(resizable, tmp_pat
     driver.pool.resize(3)
     assert len(driver.made()) == 3
     (tmp_path / "go").touch()
-    driver.until(lambda: driver.done() == {1: 1, 2: 1, 3: 1}, "all have run once")
+    driver.until(lambda: done(driver) == {1: 1, 2: 1, 3: 1}, "all have run once")
     driver.until(lambda: driver.pool.room(1) == 3, "three slots are free")
     assert len(driver.made()) == 3
 
@@ -152,8 +106,8 @@ def test_no_job_is_lost_however_often_the_size_changes(resizable):
         driver.pool.submit(jobs[:room])
         del jobs[:room]
         most = max(most, len(driver.runs()))
-        return sum(driver.done().values()) == 2000
+        return sum(done(driver).values()) == 2000
 
     driver.until(crank, "all have run")
-    assert set(driver.done().values()) == {1}
+    assert set(done(driver).values()) == {1}
     assert most <= 5

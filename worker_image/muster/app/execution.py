@@ -2,7 +2,8 @@
 
 Publishes and stores nothing itself: what must happen before the message is given up, results, retries,
 links, the next call of a chain, is in the outcome, and the worker's loop sees to it. It knows no broker, no
-pool and no ack. It never raises: what a task raised, `SystemExit` included, is the outcome.
+pool and no ack. What a task raised, `SystemExit` included, is the outcome; only what a pool raises to end a
+run, `Killed`, goes through.
 
 This is the engine's hottest path. What is known of a task is prepared once in its Recipe, a signal without
 receivers costs one test, and a successful result's document is put together from bytes.
@@ -29,11 +30,11 @@ from muster.core.effects import Publication
 from muster.core.retry import AutoRetry
 from muster.core.settlement import BY_TASK
 from muster.exceptions import EncodeError, Ignore, NotRegistered, Reject, Retry
-from muster.pools.base import Job, Outcome, Started, StartedFunction
+from muster.pools.base import Job, Killed, Outcome, Started, StartedFunction
 from muster.wire import result as documents
 from muster.wire import values
 from muster.wire.errors import MalformedMessage
-from muster.wire.message import Message, open_message
+from muster.wire.message import Message, open_message, peek
 
 if TYPE_CHECKING:
     from muster.app.app import Muster
@@ -94,6 +95,8 @@ def attempt(recipe: Recipe, request: Context) -> tuple[str, Any]:
         if recipe.before_start is not None:
             recipe.before_start(request.id, request.args, request.kwargs)
         return "SUCCESS", recipe.run(*request.args, **request.kwargs)
+    except Killed:
+        raise
     except BaseException as error:  # noqa: BLE001 - SystemExit too is the task's, not the worker's
         return _meaning(recipe, request, error)
 
@@ -185,6 +188,8 @@ class Execution:
             return self._run(job, recipe, request, started)
         except MalformedMessage as error:
             return Outcome(job.number, "REJECTED", text=str(error), reason=error.reason)
+        except Killed:
+            raise
         except BaseException as error:  # noqa: BLE001 - a soft limit can strike between any two steps
             return self._broken(job, request, error, started)
         finally:
@@ -488,6 +493,14 @@ class Execution:
         except Exception:  # noqa: BLE001 - it was opened before; this says what happened all the same
             _log.exception("a message could not be opened again")
         return self._broken(job, request, error, started)
+
+    def name(self, job: Job) -> str:
+        """Return what the job is called in a log; safe from any thread."""
+        try:
+            message = peek(job.raw)
+        except MalformedMessage:
+            return "a message that cannot be read"
+        return f"{message.task}[{message.id}]"
 
     def _broken(self, job: Job, request: Context | None, error: BaseException, started: float) -> Outcome:
         """Return the failure of a run that ended outside the task's own code."""

@@ -15,7 +15,7 @@ from muster.cli.common import (
     shared_options,
     tell_without_effect,
 )
-from muster.cli.logs import FORMATS, LEVELS, configure
+from muster.logs import FORMATS, LEVELS, configure
 from muster.settings import quantities
 from muster.settings.environment import from_environment
 

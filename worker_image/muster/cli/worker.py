@@ -13,7 +13,7 @@ from muster.cli.common import (
     shared_options,
     tell_without_effect,
 )
-from muster.cli.logs import FORMATS, LEVELS, configure
+from muster.logs import FORMATS, LEVELS, configure
 from muster.settings import quantities
 from muster.settings.environment import WorkerEnvironment, from_environment, read_autoscale, read_prefetch
 from muster.worker.machine import this_machine
@@ -98,7 +98,7 @@ _COUNT = Form("number", quantities.count)
     type=Form("number", _concurrency),
     help="Tasks at once; by default by pool type and CPU limit.",
 )
-@click.option("-P", "--pool", metavar="POOL", help="prefork, threads or solo.")
+@click.option("-P", "--pool", metavar="POOL", help="prefork, threads, gevent, eventlet or solo.")
 @click.option(
     "-Q", "--queues", type=_NAMES, help="Queues to consume, with commas between, in order of preference."
 )
@@ -113,13 +113,13 @@ _COUNT = Form("number", quantities.count)
     "--time-limit",
     "time_limit_seconds",
     type=_DURATION,
-    help="The process that runs a task is killed; with prefork.",
+    help="The task is ended; with prefork, gevent and eventlet.",
 )
 @click.option(
     "--soft-time-limit",
     "soft_time_limit_seconds",
     type=_DURATION,
-    help="The task gets SoftTimeLimitExceeded; with prefork.",
+    help="The task gets SoftTimeLimitExceeded; with prefork, gevent and eventlet.",
 )
 @click.option("--max-tasks-per-child", type=_COUNT, help="A child process is replaced after so many tasks.")
 @click.option(

@@ -1,8 +1,8 @@
 """The port to a pool: what the worker's loop asks of whatever runs its tasks.
 
-Implementations: `prefork`, `threads`, `solo`. A pool is given raw messages and an executor that
-understands them; it knows nothing of brokers, acks or results. Its methods are called from the loop's
-thread only; the pool calls `notify` (from any thread) when `collect` has something to give.
+Implementations: `prefork`, `green` (gevent and eventlet), `threads`, `solo`. A pool is given raw messages
+and an executor that understands them; it knows nothing of brokers, acks or results. Its methods are called
+from the loop's thread only; the pool calls `notify` (from any thread) when `collect` has something to give.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from muster.core.effects import Publication
+from muster.errors import MusterError
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -78,17 +79,28 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
     """Result document, to be stored until the run's own takes its place."""
 
 
+class PoolBroken(MusterError):
+    """Raised by a pool that can run no task any more: the process that holds the application is gone."""
+
+
+class Killed(BaseException):
+    """Raised in a run by its pool to end it at its hard limit; it leaves the executor as it came."""
+
+
 Event: TypeAlias = Outcome | Lost | Returned | Publish | Started
 
 
 class Executor(Protocol):
-    """Runs one message in this process. Never raises; what the task raised is in the outcome."""
+    """Runs one message in this process. What the task raised is in the outcome; only `Killed` is raised."""
 
     def __call__(self, job: Job) -> Outcome:
         """Run the job's message to its end."""
 
     def interrupted(self, job: Job, error: BaseException) -> Outcome:
         """Return the outcome of a run that `error` ended just outside the task's own code."""
+
+    def name(self, job: Job) -> str:
+        """Return what the job is called in a log: its task and id. Safe from any thread; never raises."""
 
 
 PublishFunction: TypeAlias = Callable[[Sequence[Publication]], None]
@@ -125,7 +137,7 @@ class Pool(Protocol):
     slots: int
     """How many tasks may run at once now."""
     isolates: bool
-    """Whether each slot is a process of its own, so that a job which runs alone does so beside others."""
+    """Whether a job that runs alone has a process of its own, so that it does so beside others."""
 
     def load(self) -> bytes:
         """Load the application and return its greeting. Raises ConfigurationError when it cannot be."""

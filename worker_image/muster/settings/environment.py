@@ -222,7 +222,7 @@ VARIABLES: tuple[Variable, ...] = (
         write=_write_list,
         read=_read_list,
     ),
-    _text("MUSTER_POOL", "pool", "prefork, threads, solo, … or module:Class", "How tasks run at once."),
+    _text("MUSTER_POOL", "pool", "prefork, threads, gevent, … or module:Class", "How tasks run at once."),
     _count(
         "MUSTER_CONCURRENCY",
         "concurrency",

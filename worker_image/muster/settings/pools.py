@@ -16,16 +16,26 @@ class PoolType(StrEnum):
     PREFORK = "prefork"
     THREADS = "threads"
     SOLO = "solo"
+    GEVENT = "gevent"
+    EVENTLET = "eventlet"
 
 
+GREEN: Final = frozenset({PoolType.GEVENT, PoolType.EVENTLET})
+"""Those whose tasks are greenlets."""
+CHILDREN: Final = frozenset({PoolType.PREFORK})
+"""Those that replace the processes of their tasks."""
+LIMITS: Final = GREEN | {PoolType.PREFORK}
+"""Those in which time limits hold."""
 _ALIASES: Final = {"processes": PoolType.PREFORK}
-_LATER: Final = ("gevent", "eventlet", "asyncio")
+_LATER: Final = ("asyncio",)
 
 
 def pool_type(name: str) -> PoolType:
     """Return the pool of that name. Raises ConfigurationError, which says what to use instead."""
     if name in _LATER:
-        raise ConfigurationError(f"the pool {name} comes in a later version; use threads for I/O-bound tasks")
+        raise ConfigurationError(
+            f"the pool {name} comes in a later version; use gevent or threads for I/O-bound tasks"
+        )
     try:
         return _ALIASES.get(name) or PoolType(name)
     except ValueError:
@@ -34,4 +44,4 @@ def pool_type(name: str) -> PoolType:
             if ":" in name
             else f"there is no pool {name!r}"
         )
-        raise ConfigurationError(f"{what}; use prefork, threads or solo") from None
+        raise ConfigurationError(f"{what}; use prefork, threads, gevent, eventlet or solo") from None

@@ -25,12 +25,12 @@ from muster.settings.environment import (
     WorkerEnvironment,
 )
 from muster.settings.kinds import queue_names
-from muster.settings.pools import PoolType, pool_type
+from muster.settings.pools import CHILDREN, GREEN, LIMITS, PoolType, pool_type
 from muster.settings.urls import mask, parse_broker_url, parse_result_url, with_ca_file
 from muster.wire.keys import RESERVED_PREFIXES
 from muster.worker.machine import Machine
 
-_THREADS = 10
+_THREADS, _GREENLETS = 10, 100
 _BY_POOL = "pool"
 """Origin of what the pool's type overrules."""
 LEAST_LEASE_SECONDS = 1.0
@@ -380,6 +380,8 @@ def _concurrency(sources: _Sources, pool: PoolType, autoscale: tuple[int, int] |
         if said is not None and said > 1:
             sources.origins["concurrency"] = _BY_POOL
         return 1
+    if pool in GREEN:
+        return said or _GREENLETS
     return said or (cpus if pool is PoolType.PREFORK else _THREADS)
 
 
@@ -460,7 +462,24 @@ def _not_on_this_broker(options: WorkerOptions) -> list[str]:
 
 
 def _not_in_this_pool(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
-    if options.pool is PoolType.PREFORK:
+    found = _limits_without_effect(options, tasks)
+    for what, said in (
+        ("max-tasks-per-child", options.max_tasks_per_child),
+        ("max-memory-per-child", options.max_memory_per_child_bytes),
+        ("max-age-per-child", options.max_age_seconds),
+    ):
+        if said and options.pool not in CHILDREN:
+            why = "keeps its process" if options.pool in GREEN else "has no child processes"
+            found.append(f"{what} has no effect: the {options.pool} pool {why}; use prefork")
+    if options.origins["concurrency"] == _BY_POOL:
+        found.append(
+            "concurrency has no effect: a solo worker runs one task at a time; use prefork or threads"
+        )
+    return found
+
+
+def _limits_without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
+    if options.pool in LIMITS:
         late = sorted(name for name, task in tasks.items() if _told_too_late(options, task))
         why = "the task is killed before it is told to stop; give it a time limit that is longer"
         return [f"the soft time limit of {_listed(late)} has no effect: {why}"] if late else []
@@ -472,17 +491,6 @@ def _not_in_this_pool(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -
     ):
         if seconds:
             found.append(f"the {what} of {seconds:g} s has no effect: {why}")
-    for what, said in (
-        ("max-tasks-per-child", options.max_tasks_per_child),
-        ("max-memory-per-child", options.max_memory_per_child_bytes),
-        ("max-age-per-child", options.max_age_seconds),
-    ):
-        if said:
-            found.append(f"{what} has no effect: the {options.pool} pool has no child processes; use prefork")
-    if options.origins["concurrency"] == _BY_POOL:
-        found.append(
-            "concurrency has no effect: a solo worker runs one task at a time; use prefork or threads"
-        )
     limited = sorted(name for name, task in tasks.items() if task.hard_limit or task.soft_limit)
     if limited:
         found.append(f"the time limits that tasks have themselves, {_listed(limited)}, have no effect: {why}")

@@ -10,19 +10,28 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from muster import logs
 from muster import settings as muster_settings
 from muster.app.results import connect_results
 from muster.core.effects import Publication
 from muster.core.policy import Policy, RateLimits, TaskPolicy, effective
 from muster.core.policy import without_effect as rates_without_effect
-from muster.pools.base import Loaded, Pool, PoolSettings, PublishFunction, StartedFunction
-from muster.pools.prefork import PoolBroken
+from muster.pools.base import (
+    Loaded,
+    LoadExecutor,
+    Pool,
+    PoolBroken,
+    PoolSettings,
+    PublishFunction,
+    StartedFunction,
+)
 from muster.results.base import ResultStore
-from muster.settings.pools import PoolType
+from muster.settings.pools import GREEN, PoolType
 from muster.transports.base import Transport
 from muster.transports.connect import connect_transport, same_database
 from muster.worker.loop import WorkerLoop
@@ -43,7 +52,7 @@ class Greeting(msgspec.Struct):
 
 
 class _ThroughParent:
-    """The publisher of a prefork child: the parent has the connection."""
+    """The publisher of a process that runs tasks: the worker's own has the connection."""
 
     def __init__(self, publish: PublishFunction) -> None:
         self._publish = publish
@@ -55,44 +64,77 @@ class _ThroughParent:
         """Nothing of ours to close."""
 
 
-def loader(options: WorkerOptions) -> Callable[[], Loaded]:
-    """Return what imports the application: in the process that calls it, and only then."""
+class Application(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be imported, and what it is told: all that a process needs to run its tasks."""
 
-    def load() -> Loaded:
-        from muster import signals
-        from muster.app.loading import load_executor
+    app: str
+    include: tuple[str, ...]
+    overrides: dict[str, Any]
+    hostname: str
+    log_level: int
+    log_format: str
 
-        execute, policies, app = load_executor(
-            options.app, overrides=options.overrides(), include=options.include, hostname=options.hostname
-        )
 
-        def enter(publish: PublishFunction | None, started: StartedFunction) -> None:
-            execute.tell_started = started
-            if publish is not None:
-                app.publisher = _ThroughParent(publish)
-            signals.worker_process_init.send(sender=None)
+def load(application: Application) -> Loaded:
+    """Import the application: in the process that calls it, and only then. Raises ConfigurationError."""
+    from muster import signals
+    from muster.app.loading import load_executor
 
-        greeting = Greeting(policies, told_by(app.conf.settings))
-        return Loaded(execute, msgspec.msgpack.encode(greeting), enter)
+    execute, policies, app = load_executor(
+        application.app,
+        overrides=application.overrides,
+        include=application.include,
+        hostname=application.hostname,
+    )
 
-    return load
+    def enter(publish: PublishFunction | None, started: StartedFunction) -> None:
+        execute.tell_started = started
+        if publish is not None:
+            app.publisher = _ThroughParent(publish)
+        signals.worker_process_init.send(sender=None)
+
+    greeting = Greeting(policies, told_by(app.conf.settings))
+    return Loaded(execute, msgspec.msgpack.encode(greeting), enter)
+
+
+def load_anew(application: Application) -> Loaded:
+    """Do so in a new interpreter, which has yet to learn how we log."""
+    logs.configure(logging.getLevelName(application.log_level), application.log_format)
+    return load(application)
+
+
+def loader(options: WorkerOptions) -> LoadExecutor:
+    """Return what loads the application of these options; it can be pickled."""
+    application = Application(
+        app=options.app,
+        include=options.include,
+        overrides=options.overrides(),
+        hostname=options.hostname,
+        log_level=logging.getLogger().level,
+        log_format=options.log_format,
+    )
+    return partial(load_anew if options.pool in GREEN else load, application)
 
 
 def _make_pool(options: WorkerOptions) -> Pool:
-    load = loader(options)
+    load_application = loader(options)
     match options.pool:
         case PoolType.PREFORK:
             from muster.pools.prefork import PreforkPool
 
-            return PreforkPool(load)
+            return PreforkPool(load_application)
+        case PoolType.GEVENT | PoolType.EVENTLET:
+            from muster.pools.green.parent import GreenPool
+
+            return GreenPool(load_application, str(options.pool))
         case PoolType.THREADS:
             from muster.pools.threads import ThreadsPool
 
-            return ThreadsPool(load)
+            return ThreadsPool(load_application)
         case PoolType.SOLO:
             from muster.pools.solo import SoloPool
 
-            return SoloPool(load)
+            return SoloPool(load_application)
 
 
 def _default_policy(options: WorkerOptions) -> Policy:

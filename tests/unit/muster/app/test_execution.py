@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from muster import Task, current_task, signals
 from muster.app.execution import Execution
 from muster.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
-from muster.pools.base import Job, Outcome
+from muster.pools.base import Job, Killed, Outcome
 from muster.wire import result
 from muster.wire.message import open_message, pack, peek, waits_since
 
@@ -247,6 +248,24 @@ def test_no_exception_leaves_the_executor(app, error):
 
     outcome, document = app.run(fail)
     assert (outcome.state, document["result"]["exc_type"]) == ("FAILURE", type(error).__name__)
+
+
+def test_only_what_ends_a_run_leaves_the_executor(app):
+    """A pool raises it at the hard limit: no hook of the task and no retry makes anything else of it."""
+
+    @app.task(bind=True, autoretry_for=(BaseException,), max_retries=3)
+    def over(self):
+        raise Killed
+
+    with pytest.raises(Killed):
+        app.run(over)
+
+
+def test_a_job_has_a_name_for_logs(app):
+    """The task and its id; of what is no message that much is said."""
+    name = Execution(app).name
+    assert re.fullmatch(r"\S+\[\S+\]", name(Job(7, "q", message())))
+    assert name(Job(7, "q", b"x")) == "a message that cannot be read"
 
 
 class Hostile(Exception):

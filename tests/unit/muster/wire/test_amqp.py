@@ -18,7 +18,11 @@ from muster.wire.message import open_message, peek
 GOLDEN = sorted((Path(__file__).parents[3] / "golden/celery-5.7").glob("*.json"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 TABLES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=5,
 )

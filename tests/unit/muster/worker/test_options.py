@@ -56,10 +56,11 @@ def test_the_defaults():
 
 
 @pytest.mark.parametrize(
-    ("pool", "concurrency"), [("prefork", 3), ("processes", 3), ("threads", 10), ("solo", 1)]
+    ("pool", "concurrency"),
+    [("prefork", 3), ("processes", 3), ("threads", 10), ("solo", 1), ("gevent", 100), ("eventlet", 100)],
 )
 def test_concurrency_by_pool(pool, concurrency):
-    """As many slots as processors for processes, ten for threads, one for solo."""
+    """As many slots as processors for processes, ten for threads, a hundred for greenlets, one for solo."""
     assert options({"pool": pool}).concurrency == concurrency
 
 
@@ -162,7 +163,7 @@ def test_prefetch():
         ({"broker_url": None}, {}, {}, "no broker: say which with -b"),
         ({"broker_url": "amqp://u:hidden@h:0"}, {}, {}, "no usable host and port"),
         ({"result_url": "rpc://host"}, {}, {}, "the result backend URL"),
-        ({"pool": "gevent"}, {}, {}, "comes in a later version; use threads"),
+        ({"pool": "asyncio"}, {}, {}, "comes in a later version; use gevent or threads"),
         (
             {"pool": "shop:Pool"},
             {},
@@ -335,10 +336,22 @@ def test_what_has_its_effect_is_not_told():
 CHILDREN = {"max_tasks_per_child": 5, "max_memory_per_child_bytes": 2**20, "max_age_seconds": 60.0}
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_bounds_of_children_are_told_where_there_are_none(pool):
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_limits_hold_for_greenlets(pool):
+    """Nothing is to be said of them."""
+    assert without_effect(options({"pool": pool, **LIMITS}), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("pool", "has"),
+    [
+        *((pool, "has no child processes") for pool in ("threads", "solo")),
+        *((pool, "keeps its process") for pool in ("gevent", "eventlet")),
+    ],
+)
+def test_bounds_of_children_are_told_where_there_are_none(pool, has):
     """A line each."""
-    why = f"has no effect: the {pool} pool has no child processes; use prefork"
+    why = f"has no effect: the {pool} pool {has}; use prefork"
     bounds = [f"max-{what}-per-child {why}" for what in ("tasks", "memory", "age")]
     assert without_effect(options({"pool": pool, **CHILDREN}), {}) == bounds
     assert without_effect(options(CHILDREN), {}) == []

@@ -19,23 +19,25 @@ from typing import Final
 
 import msgspec
 
-from muster.errors import ConfigurationError, MusterError
+from muster.errors import ConfigurationError
 from muster.pools.base import (
     Event,
     Job,
     LoadExecutor,
     Lost,
     Outcome,
+    PoolBroken,
     PoolSettings,
     Publish,
     Returned,
     Running,
     Started,
 )
+from muster.pools.frames import Reader, pair, send
+from muster.pools.page import Page, new_page_file
 from muster.pools.prefork import child as child_process
 from muster.pools.prefork import template
-from muster.pools.prefork.frames import Reader, pair, send
-from muster.pools.prefork.page import Page, new_page_file
+from muster.pools.processes import death, reap_orphans
 
 STUCK_SECONDS: Final = 0.02
 """A child that has been at one job for so long gets the jobs behind it taken back."""
@@ -53,10 +55,6 @@ _decode_started = msgspec.msgpack.Decoder(Started).decode
 _decode_job = msgspec.msgpack.Decoder(Job).decode
 _decode_exited = msgspec.msgpack.Decoder(template.Exited).decode
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class PoolBroken(MusterError):
-    """Raised when the template process is gone: no child can be made any more."""
 
 
 class _Child:
@@ -191,7 +189,7 @@ class PreforkPool:
         ours.close()
         self._selector.close()
         if received is None:
-            raise ConfigurationError(f"the application ended while it was being imported: {_death(status)}")
+            raise ConfigurationError(f"the application ended while it was being imported: {death(status)}")
         raise ConfigurationError(received[0][1:].decode())
 
     def start(self, settings: PoolSettings, notify: Callable[[], None]) -> None:  # noqa: ARG002 - has a fileno
@@ -374,7 +372,7 @@ class PreforkPool:
                 text = (
                     f"the hard time limit of {job.hard_limit:g} s is over: its process was killed"
                     if by_limit
-                    else f"its process ended: {_death(status)}"
+                    else f"its process ended: {death(status)}"
                 )
                 self._events.append(Lost(number, text, by_limit))
             else:
@@ -428,20 +426,8 @@ class PreforkPool:
                 self._check_child(child, now)
         again = min(again, self._fill())
         self._dispatch()
-        if os.getpid() == 1:
-            self._reap_orphans()
+        reap_orphans(frozenset({self._template_pid}))
         return again
-
-    def _reap_orphans(self) -> None:
-        """Wait for what tasks leave behind: the first process of a container inherits it."""
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None or found.si_pid == self._template_pid:
-                return
-            os.waitpid(found.si_pid, 0)
 
     def _check_next(self, child: _Child, now: float) -> float:
         """See to a child that is at none of its jobs: it stands between two, or it does not run at all."""
@@ -528,15 +514,6 @@ class PreforkPool:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._template_pid, 0)
         self._selector.close()
-
-
-def _death(status: int) -> str:
-    """Say how a process ended, from its wait status."""
-    if not os.WIFSIGNALED(status):
-        return f"exit code {os.waitstatus_to_exitcode(status)}"
-    name = signal.Signals(os.WTERMSIG(status)).name
-    hint = " (out of memory, if nobody sent it: look at the memory limit)" if name == "SIGKILL" else ""
-    return f"{name}{hint}"
 
 
 def _resident_bytes(pid: int) -> int:

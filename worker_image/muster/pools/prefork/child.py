@@ -20,8 +20,8 @@ from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.exceptions import SoftTimeLimitExceeded
 from muster.pools.base import Job, Loaded, Started
-from muster.pools.prefork.frames import Reader, send
-from muster.pools.prefork.page import Page
+from muster.pools.frames import Reader, send
+from muster.pools.page import Page
 
 JOB, PROBE = b"J", b"?"
 """To the child. A probe asks whether it runs at all; it is read in its turn, like a job."""

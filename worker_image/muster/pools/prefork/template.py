@@ -5,7 +5,6 @@ the kernel ends it with the parent, and the children with it.
 """
 
 import contextlib
-import ctypes
 import gc
 import os
 import selectors
@@ -14,19 +13,19 @@ import socket
 import sys
 import time
 import traceback
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
 from muster.errors import ConfigurationError
 from muster.pools.base import Loaded, LoadExecutor
+from muster.pools.frames import Reader, send
+from muster.pools.page import Page
 from muster.pools.prefork.child import Child
-from muster.pools.prefork.frames import Reader, send
-from muster.pools.prefork.page import Page
+from muster.pools.processes import die_with_parent, do_nothing
 
 GREETING, FAILED, EXITED = b"G", b"F", b"X"
 
-_PR_SET_PDEATHSIG: Final = 1
 LEAVE_SECONDS: Final = 0.8
 
 
@@ -44,18 +43,6 @@ class Exited(msgspec.Struct, array_like=True):
     status: int
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies (elsewhere than on Linux: do nothing)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _do_nothing(_signal: int, _frame: Any) -> None:
-    """Leave it to the parent, which is told too. A handler, not SIG_IGN: that one programs would inherit."""
-
-
 class Template:
     """The template's loop over its control socket."""
 
@@ -68,7 +55,7 @@ class Template:
         os.set_blocking(wake, False)
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _do_nothing)
+        signal.signal(signal.SIGCHLD, do_nothing)
 
     def run(self) -> None:
         """Fork on request and report deaths, until the parent hangs up."""
@@ -154,8 +141,8 @@ class Template:
 def main(control: socket.socket, load: LoadExecutor, parent: int) -> NoReturn:
     """Be the template; never returns. Runs in a process just forked from the parent."""
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, _do_nothing)
-    signal.signal(signal.SIGTERM, _do_nothing)
+    signal.signal(signal.SIGINT, do_nothing)
+    signal.signal(signal.SIGTERM, do_nothing)
     code = 1
     try:
         loaded = load()

@@ -27,24 +27,29 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, KIND)
 
 
-def send(end: socket.socket, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+def send(end: socket.SocketType, frame: bytes, descriptors: Sequence[int] = ()) -> None:
     """Send one frame. Raises BlockingIOError (when the end does not block) or ConnectionError."""
     if len(frame) <= LARGE_BYTES:
         if descriptors:
-            socket.send_fds(end, [_IN_LINE + frame], list(descriptors))
+            _send_with(end, _IN_LINE + frame, descriptors)
         else:
             end.send(_IN_LINE + frame)
         return
     with tempfile.TemporaryFile() as file:
         file.write(frame)
         file.flush()
-        socket.send_fds(end, [_IN_FILE], [file.fileno(), *descriptors])
+        _send_with(end, _IN_FILE, [file.fileno(), *descriptors])
+
+
+def _send_with(end: socket.SocketType, packet: bytes, descriptors: Sequence[int]) -> None:
+    """Send descriptors along. As `socket.send_fds`, on any socket: one that was never patched, too."""
+    end.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
 
 
 class Reader:
     """Reads frames from one end."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.SocketType) -> None:
         self._end = end
         self._buffer = bytearray(LARGE_BYTES + 16)
         self._view = memoryview(self._buffer)
@@ -62,6 +67,6 @@ class Reader:
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         if self._buffer[:1] == _IN_LINE:
             return bytes(self._view[1:size]), list(descriptors)
-        with os.fdopen(descriptors[0], "rb") as file:
+        with open(descriptors[0], "rb") as file:  # noqa: PTH123 - os.fdopen would wait as a greenlet
             file.seek(0)
             return file.read(), list(descriptors[1:])

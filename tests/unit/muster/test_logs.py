@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from muster.cli.logs import configure
+from muster.logs import configure
 
 
 @pytest.fixture
