@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 from socket import getaddrinfo, socket
 from threading import Lock
 from time import sleep
@@ -61,6 +62,13 @@ def argv():
 @app.task(name="g.sleep")
 def sleeping(seconds):
     sleep(seconds)
+
+
+@app.task(name="g.wait")
+def wait(until):
+    """Run until the test's word; not all too curious, since there may be a thousand."""
+    while not Path(until).exists():
+        sleep(0.5)
 
 
 @app.task(name="g.fetch")

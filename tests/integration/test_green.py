@@ -247,17 +247,19 @@ def test_a_limit_ends_a_task_that_keeps_the_interpreter(app, hired):
         assert "because of another task" in worker.log
 
 
-def test_a_thousand_tasks_need_three_connections(app, hired, redis_client):
+def test_a_thousand_tasks_need_three_connections(app, hired, redis_client, tmp_path):
     """They run at once; the worker holds three, and one more for each priority on which it waits."""
     before = {client["id"] for client in redis_client.client_list()}
     with hired("-c", "1000", "-Q", "thousand") as worker:
         worker.wait_ready()
-        sent = send(app, "g.sleep", 5, count=1000, queue="thousand")
+        sent = send(app, "g.wait", str(tmp_path / "go"), count=1000, queue="thousand")
         wait_for(lambda: worker.metric("muster_worker_busy_slots") == 1000, what="a thousand run")
         theirs = [each for each in redis_client.client_list() if each["id"] not in before]
         waits = [each for each in theirs if each["cmd"] == "blmove"]
         assert len(waits) <= 4
         assert len(theirs) - len(waits) <= 3 + 1  # one is the client's, which awaits results
         worker.terminate()
+        wait_for(lambda: "draining: 1000 tasks run" in worker.log, what="it drains")
+        (tmp_path / "go").touch()
         assert worker.wait() == 0
         results(sent)
