@@ -498,6 +498,31 @@ def test_what_nobody_can_receive_is_an_error_to_the_task(rabbitmq):
     broker.close()
 
 
+def test_what_amqp_cannot_carry_is_an_error_to_the_task(classic):
+    """And to nobody else: the worker goes on, and the others of the same turn are sent."""
+    transport = classic.transport()
+    odd = [
+        Sending("priority", [Publication("mail", message("1"), 300)]),
+        Sending("name", [Publication("q" * 300, message("2"))]),
+        Sending("number", [Publication("mail", message("3", big=2**70))]),
+        Sending("good", [Publication("mail", message("4"))]),
+    ]
+    unsent = transport.turn(Turn(send=odd)).unsent
+    assert set(unsent) == {"priority", "name", "number"}
+    assert all("AMQP" in each for each in unsent.values())
+    assert ids(claim(transport, 5)) == ["4"]
+
+
+def test_a_channel_that_has_been_closed_is_made_anew(classic):
+    """What it held has gone back, and is claimed over the next one."""
+    classic.publish(message("1"))
+    transport = classic.transport()
+    [delivery] = claim(transport, 1)
+    transport.consumer.line.channel.close()
+    assert list(transport.tick(Tick(renew=[("mail", delivery.tag)])).gone) == [delivery.tag]
+    assert ids(claim(transport, 5)) == ["1"]
+
+
 def test_the_next_message_of_a_task_that_nobody_can_receive_is_not_lost(rabbitmq):
     """The task has run: what it has published goes to the dead letters of its queue, and it is acked."""
     broker = OnRabbitMQ(rabbitmq)

@@ -20,11 +20,14 @@ from pika import spec
 from muster.errors import BrokerUnavailable
 from muster.transports.amqp.ioloop import OnDemandLoop
 from muster.transports.amqp.line import Line, Refusal
+from muster.transports.amqp.names import SUSPECT_HEADER
 
 logger = logging.getLogger("muster.transport")
 
 MOST_PREFETCH: Final = 65_535
 """AMQP's own limit."""
+REMEMBERED: Final = 1000
+"""So many consumers of a connection are remembered, those that were cancelled as well."""
 MOST_CONSUMERS: Final = 4
 """Of one queue, before they are replaced by one."""
 
@@ -54,12 +57,18 @@ class Pushed(msgspec.Struct, eq=False):
     consumer: _Consuming
 
 
+def is_suspect(pushed: Pushed) -> bool:
+    """Whether its last worker was lost while it held it, or that of the message which it is a copy of."""
+    return bool(pushed.redelivered or (pushed.properties.headers or {}).get(SUSPECT_HEADER))
+
+
 class Consumer:
     """See the module. Not thread-safe. Methods raise BrokerUnavailable when the connection is not there."""
 
     def __init__(self, places: Sequence[pika.ConnectionParameters], queues: Sequence[str]) -> None:
         self.loop = OnDemandLoop()
         self.line = Line(places, self.loop)
+        self.line.reopens = False
         self.queues = list(queues)
         self.life = 0
         """Which connection it is: the tags of one mean nothing to the next."""
@@ -139,7 +148,8 @@ class Consumer:
             active = [each for each in self._active.values() if each.queue == queue]
             spare = sum(each.prefetch - each.open for each in active) + len(self.buffers[queue])
             missing = wanted - spare
-            if not active or missing >= max(1, sum(each.prefetch for each in active) // 4):
+            worth = 1 if spare <= 0 else max(1, sum(each.prefetch for each in active) // 4)
+            if not active or missing >= worth:
                 if len(active) >= MOST_CONSUMERS:
                     self.cancel([queue])
                     missing = wanted - len(self.buffers[queue])
@@ -151,6 +161,9 @@ class Consumer:
         self._number += 1
         tag = f"muster-{self._number}"
         self._active[tag] = self._all[tag] = _Consuming(queue, prefetch)
+        if len(self._all) > REMEMBERED and (old := next(iter(self._all))) not in self._active:
+            del self._all[old]  # nothing of it can be on its way any more
+            channel._cleanup_consumer_ref(old)  # noqa: SLF001 - we have cancelled it without pika's word
         self._ask(
             lambda done: channel.basic_consume(queue, self._on_message, consumer_tag=tag, callback=done)
         )
@@ -171,14 +184,14 @@ class Consumer:
     def take(self, limit: int, *, suspects: bool = True) -> list[Pushed]:
         """Take so many messages out of the buffers, those of the first queues first.
 
-        Without `suspects` none that was redelivered.
+        Without `suspects` none that may have run.
         """
         taken: list[Pushed] = []
         for queue, buffer in self.buffers.items():
             left = deque[Pushed]()
             while buffer and len(taken) < limit:
                 pushed = buffer.popleft()
-                (left if pushed.redelivered and not suspects else taken).append(pushed)
+                (left if is_suspect(pushed) and not suspects else taken).append(pushed)
             if left:
                 self.buffers[queue] = left + buffer
         return taken
@@ -187,6 +200,7 @@ class Consumer:
 
     def ack(self, messages: Iterable[Pushed]) -> None:
         """Acknowledge: in one word those before which nothing is left open, one by one the others."""
+        self._assert_open()
         done = set()
         for pushed in messages:
             pushed.consumer.open -= 1
@@ -208,10 +222,15 @@ class Consumer:
 
     def requeue(self, messages: Iterable[Pushed]) -> None:
         """Have messages put back where they were, marked as redelivered."""
+        self._assert_open()
         for pushed in messages:
             pushed.consumer.open -= 1
             self.line.channel.basic_nack(pushed.number, requeue=True)
             self._acked.add(pushed.number)
+
+    def _assert_open(self) -> None:
+        if not self.line.is_open:
+            raise BrokerUnavailable(f"RabbitMQ at {self.line.place} is not connected any more")
 
     def sync(self) -> None:
         """Return when the server has carried out what was said so far: an acknowledgement has no answer."""

@@ -77,6 +77,8 @@ class Line:
     def __init__(self, places: Sequence[pika.ConnectionParameters], loop: OnDemandLoop | None = None) -> None:
         self._places = list(places)
         self._given = loop
+        self.reopens = True
+        """Whether a channel that the server has closed is made anew: not so for who holds messages by it."""
         self._loop: OnDemandLoop | None = None
         self._connection: Any = None
         self._channel: Any = None
@@ -217,6 +219,8 @@ class Line:
                 raise self._error(self._reason)
             if self._refused is not None:
                 refused = self._refused
+                if not self.reopens:
+                    raise BrokerUnavailable(f"RabbitMQ at {self.place} has closed our channel: {refused}")
                 self._open_channel()
                 raise refused
             left = end - time.monotonic()
@@ -269,6 +273,10 @@ class Line:
 
         Raises Refusal when the server closes the channel for it.
         """
+        if not self.is_open:
+            if self._reason is not None:
+                raise self._error(self._reason)
+            raise BrokerUnavailable(f"RabbitMQ at {self.place} is not connected")
         answers: list[Any] = []
         question(answers.append)
         self.wait(lambda: answers, ANSWER_SECONDS)
@@ -301,8 +309,11 @@ class Line:
             if stopped() or self._reason is not None:
                 break
             self._post(parcel)
-        self.wait(
-            lambda: not self._open_tags or (stopped() and self._refused is None),
+        self.wait(  # all of them sent, too: a line that ended meanwhile has none open either
+            lambda: (
+                (not self._open_tags and self._sent - self._first + 1 == len(parcels))
+                or (stopped() and self._refused is None)
+            ),
             max(0.0, end - time.monotonic()),
         )
         if not patient and self.blocked:

@@ -26,7 +26,9 @@ from muster.transports.amqp.delayed import (
 )
 from muster.transports.amqp.line import NOT_FOUND, Answered, Line, Parcel, Refusal
 from muster.wire.amqp import to_amqp
+from muster.wire.errors import MalformedMessage
 
+LONGEST_NAME_BYTES: Final = 255
 CONFIRM_SECONDS: Final = 10.0
 """How long a call waits for its confirms, and for a server that takes no messages now."""
 
@@ -67,6 +69,13 @@ def letter(publication: Publication) -> Letter:
         expiration=message.expiration,
         timestamp=message.timestamp,
     )
+    try:
+        properties.encode()
+        fits = len(publication.queue.encode()) <= LONGEST_NAME_BYTES
+    except Exception as error:  # pika's and struct's, each of its own kind
+        raise MalformedMessage("MalformedMessage", f"AMQP cannot carry it: {str(error)[:200]}") from None
+    if not fits:
+        raise MalformedMessage("MalformedMessage", "the queue's name is longer than AMQP can carry")
     return Letter(publication.queue, message.body, properties, publication.eta)
 
 
@@ -104,6 +113,12 @@ class Outbox:
             return Left()
         try:
             return self._send(letters)
+        except BrokerBlocked:
+            if (
+                self._under_way is None
+            ):  # blocked while something else was asked: nothing is known to be there
+                self._under_way = ([], [], len(letters))
+            raise
         except Refusal as refusal:
             self._has_delays = False
             raise BrokerUnavailable(

@@ -50,5 +50,6 @@ def note_start(line: Line, pushed: Pushed, seconds: float) -> None:
 
 def forget(line: Line, pushed: Pushed) -> None:
     """Forget a message's count: it has ended, or its count stands on a copy of it. Nobody waits for that."""
-    line.channel.queue_delete(count_queue(pushed))
-    line.flush()
+    if line.is_open and not line.blocked:
+        line.channel.queue_delete(count_queue(pushed))
+        line.flush()

@@ -17,24 +17,33 @@ import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 import pika
+from pika.exceptions import AMQPError
 
 from muster.errors import BrokerBlocked, BrokerUnavailable
 from muster.settings.environment import DeadLetter
 from muster.transports.amqp import suspects
 from muster.transports.amqp.address import addresses
-from muster.transports.amqp.consumer import Consumer, Pushed
+from muster.transports.amqp.consumer import Consumer, Pushed, is_suspect
 from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
 from muster.transports.amqp.mailbox import Mailbox
-from muster.transports.amqp.names import QUEUE_HEADER, REASON_HEADER, REPORTS, TEXT_HEADER
+from muster.transports.amqp.names import (
+    QUEUE_HEADER,
+    REASON_HEADER,
+    REPORTS,
+    SUSPECT_HEADER,
+    TEXT_HEADER,
+)
 from muster.transports.amqp.outbox import CONFIRM_SECONDS, Left, Letter, Outbox, letter
 from muster.transports.amqp.watch import AmqpWatch
 from muster.transports.base import (
     Delivery,
+    Sending,
     Settlement,
     Start,
     Tick,
@@ -44,6 +53,7 @@ from muster.transports.base import (
     Verdict,
 )
 from muster.wire.amqp import AmqpMessage, from_amqp
+from muster.wire.errors import MalformedMessage
 from muster.wire.message import CAUSE_FIELD, LOSSES_FIELD
 
 logger = logging.getLogger("muster.transport")
@@ -57,8 +67,8 @@ REMEMBERED: Final = 10_000
 """Of so many settlements and sendings it is remembered what was sent for them."""
 LOOK_AGAIN_SECONDS: Final = 1.0
 """How often a queue that is not there is looked for."""
-_NO_PLACE: Final = frozenset({"x-delivery-count", "x-death", "x-first-death-exchange"})
-"""Headers of the broker's own, which are not for a copy."""
+_NO_PLACE: Final = frozenset({"x-delivery-count", "x-death", "x-first-death-exchange", SUSPECT_HEADER})
+"""Headers that are not for a copy: the broker's own, and a mark that is set anew where it holds."""
 
 
 class _Job(msgspec.Struct):
@@ -150,6 +160,17 @@ class AmqpTransport:
             self._graves.clear()
             self._reports_there = False
 
+    @contextmanager
+    def _closed_is_away(self) -> Iterator[None]:
+        """Turn what pika says of a channel that closes in the middle of a call into our error."""
+        try:
+            yield
+        except AMQPError as error:
+            self.consumer.line.close()
+            raise BrokerUnavailable(
+                f"RabbitMQ at {self.consumer.line.place} has closed what we used: {error}"
+            ) from error
+
     def _lose_all(self) -> None:
         """Be done with what the broker has given back: its connection has ended."""
         self._held.clear()
@@ -161,13 +182,17 @@ class AmqpTransport:
 
     def turn(self, turn: Turn) -> Turned:
         """Carry out settlements and sendings, then starts, then the claim."""
+        with self._closed_is_away():
+            return self._turn(turn)
+
+    def _turn(self, turn: Turn) -> Turned:
         self._connect()
         ours = [self._held.get(each.tag) for each in turn.settle]
         settling = [
             _Job(each.tag, self._letters(each, pushed))
             for each, pushed in zip(turn.settle, ours, strict=True)
         ]
-        sending = [_Job(each.token, [letter(p) for p in each.publications]) for each in turn.send]
+        sending, refused = _sendings(turn.send)
         self._deliver([*settling, *sending])
         settled = [
             self._settle(each, pushed, job)
@@ -177,7 +202,7 @@ class AmqpTransport:
         started = [self._start(each) for each in turn.start]
         return Turned(
             settled=settled,
-            unsent={job.key: reason for job in sending if (reason := _unsent(job)) is not None},
+            unsent=refused | {job.key: reason for job in sending if (reason := _unsent(job)) is not None},
             started=started,
             deliveries=self._claim(turn.claim, turn.run),
             now=time.time(),
@@ -234,17 +259,19 @@ class AmqpTransport:
         acked = settlement.verdict is Verdict.ACKED
         if pushed is None and not acked:
             return []
-        letters = [letter(publication) for publication in settlement.publish]
+        letters = _carried(settlement)
         if pushed is not None:
             match settlement.verdict:
-                case Verdict.RETURN if not self._is_suspect(pushed):
-                    letters.append(_copied(pushed))
+                case Verdict.RETURN:
+                    letters.append(self._given_back(pushed))
                 case Verdict.LOST:
                     letters.append(_copied(pushed, headers=self._with_loss(pushed, settlement.reason)))
                 case Verdict.DEAD:
                     letters.append(self._dead_letter(pushed, settlement.reason, settlement.text))
-                case Verdict.DEFER if settlement.eta - time.time() > WAIT_HERE_SECONDS:
-                    letters.append(_copied(pushed, eta=settlement.eta))
+                case Verdict.DEFER if (
+                    settlement.tag in self._sent or settlement.eta - time.time() > WAIT_HERE_SECONDS
+                ):
+                    letters.append(self._given_back(pushed, settlement.eta))
                 case Verdict.REQUEUE:
                     letters.append(_copied(pushed))
         return letters
@@ -259,7 +286,8 @@ class AmqpTransport:
         if pushed is None:
             return verdict is Verdict.ACK_EARLY and settlement.tag in self._early
         if job.waits or job.rejected or job.missing:
-            if verdict not in {Verdict.RETURN, Verdict.REQUEUE}:
+            under_way = any(key == settlement.tag for key, _ in self._under_way)
+            if under_way or verdict not in {Verdict.RETURN, Verdict.REQUEUE}:
                 return None
             self.consumer.requeue([pushed])  # its own place takes it in any case
             self._let_go(settlement.tag)
@@ -292,15 +320,15 @@ class AmqpTransport:
             if not was or pushed is None or settlement.tag not in self._held:
                 continue
             match settlement.verdict:
-                case Verdict.DEFER if settlement.eta - time.time() <= WAIT_HERE_SECONDS:
+                case Verdict.DEFER if settlement.tag not in self._sent:  # no copy of it waits
                     heapq.heappush(self._waiting, (settlement.eta, pushed.number, pushed))
                     del self._held[settlement.tag]
                     continue
-                case Verdict.RETURN if self._is_suspect(pushed):
-                    self.consumer.requeue([pushed])
                 case Verdict.ACK_EARLY:
                     early = True
                     self._early[settlement.tag] = None
+                    done.append(pushed)
+                case Verdict.RETURN | Verdict.DEFER:  # a suspect's count goes on
                     done.append(pushed)
                 case _:
                     done.append(pushed)
@@ -321,7 +349,12 @@ class AmqpTransport:
     # suspects
 
     def _is_suspect(self, pushed: Pushed) -> bool:
-        return pushed.redelivered
+        return is_suspect(pushed)
+
+    def _given_back(self, pushed: Pushed, eta: float = 0.0) -> Letter:
+        """Return what gives a message back that has not begun here: a suspect stays one."""
+        mark = {SUSPECT_HEADER: True} if self._is_suspect(pushed) else {}
+        return _copied(pushed, headers=mark, eta=eta)
 
     def _losses(self, pushed: Pushed) -> int:
         noted = (pushed.properties.headers or {}).get(LOSSES_FIELD)
@@ -338,8 +371,11 @@ class AmqpTransport:
         pushed = self._held.get(start.tag)
         if pushed is None or pushed.queue != start.queue:
             return False
-        if self._is_suspect(pushed):
-            suspects.note_start(self._out, pushed, self._confirm_seconds)
+        if self._is_suspect(pushed) and self._is_clear():  # else this one is not counted
+            try:
+                suspects.note_start(self._out, pushed, self._confirm_seconds)
+            except BrokerBlocked as blocked:
+                logger.debug("a start could not be noted: %s", blocked)
         return True
 
     # claims
@@ -356,9 +392,9 @@ class AmqpTransport:
             taken.append(heapq.heappop(self._waiting)[2])
         taken += self.consumer.take(limit - len(taken), suspects=not self._out.blocked)
         deliveries = []
-        for pushed in taken:
-            tag = f"{self.consumer.life}:{next(self._tags)}"
-            self._held[tag] = pushed
+        tags = [f"{self.consumer.life}:{next(self._tags)}" for _ in taken]
+        self._held.update(zip(tags, taken, strict=True))  # all at once, so that reconciling finds them
+        for tag, pushed in zip(tags, taken, strict=True):
             suspect = self._is_suspect(pushed)
             if suspect and pushed.number not in self._counts:
                 self._counts[pushed.number] = suspects.starts_so_far(self._out, pushed)
@@ -449,6 +485,10 @@ class AmqpTransport:
 
     def tick(self, tick: Tick) -> Ticked:
         """Serve both connections, say what is lost, report, and read what we are told."""
+        with self._closed_is_away():
+            return self._tick(tick)
+
+    def _tick(self, tick: Tick) -> Ticked:
         self._connect()
         self._mailbox.serve()
         self.consumer.sync()
@@ -505,28 +545,30 @@ class AmqpTransport:
 
     def _send_back(self, given: Sequence[Pushed], etas: Mapping[int, float]) -> None:
         """Give back what has not begun: as copies, which nothing marks; where that fails, as it is."""
-        fresh = [each for each in given if not self._is_suspect(each)]
         try:
-            left = self._outbox.send([_copied(each, eta=etas.get(each.number, 0.0)) for each in fresh])
+            if not self._is_clear():
+                raise BrokerBlocked("what was sent before has no answer yet")
+            left = self._outbox.send([self._given_back(each, etas.get(each.number, 0.0)) for each in given])
         except BrokerUnavailable:
-            left = Left(range(len(fresh)))
+            left = Left(range(len(given)))
         failed = {*left.missing, *left.rejected}
-        self.consumer.ack(each for place, each in enumerate(fresh) if place not in failed)
-        back = [each for place, each in enumerate(fresh) if place in failed]
-        self.consumer.requeue(back + [each for each in given if self._is_suspect(each)])
+        self.consumer.ack(each for place, each in enumerate(given) if place not in failed)
+        self.consumer.requeue(each for place, each in enumerate(given) if place in failed)
         for each in given:
             self._counts.pop(each.number, None)
 
     def pause(self) -> None:
         """Have nothing more pushed; what has been and was not claimed goes back with the next tick."""
         self._consumes = False
-        if self.consumer.line.is_open:
-            self.consumer.cancel()
+        with self._closed_is_away():
+            if self.consumer.line.is_open:
+                self.consumer.cancel()
 
     def listen(self) -> None:
         """Have messages pushed, so that a watch can tell of them."""
-        if self.consumer.line.is_open:
-            self._consume()
+        with self._closed_is_away():
+            if self.consumer.line.is_open:
+                self._consume()
 
     def _consume(self, wanted: int = 1) -> None:
         """Have so many messages of each queue pushed, or at least that one comes."""
@@ -579,6 +621,30 @@ def _changed(properties: Any, headers: Mapping[str, Any]) -> Any:
     kept = {name: value for name, value in (properties.headers or {}).items() if name not in _NO_PLACE}
     changed.headers = {**kept, **headers}
     return changed
+
+
+def _sendings(sendings: Sequence[Sending]) -> tuple[list[_Job], dict[str, str]]:
+    """Return what is to be sent, and by token why something cannot be."""
+    jobs, refused = [], {}
+    for each in sendings:
+        try:
+            jobs.append(_Job(each.token, [letter(publication) for publication in each.publications]))
+        except MalformedMessage as error:
+            refused[each.token] = str(error)
+    return jobs, refused
+
+
+def _carried(settlement: Settlement) -> list[Letter]:
+    """Return what a task that has run publishes; what AMQP cannot carry is left out, and said."""
+    letters = []
+    for publication in settlement.publish:
+        try:
+            letters.append(letter(publication))
+        except MalformedMessage as error:
+            logger.error(  # noqa: TRY400 - where it was found says nothing
+                "what a task of queue %s publishes is not sent: %s", settlement.queue, error
+            )
+    return letters
 
 
 def _unsent(job: _Job) -> str | None:
