@@ -85,12 +85,12 @@ def test_crds_stay_unless_told_otherwise(cluster: Cluster):
 
 def test_every_pod_is_restricted_and_bounded(cluster: Cluster):
     """No container runs as root, writes to its root, gains privileges, or lacks a memory limit."""
-    found = rendered(cluster, "redis.enabled=true", "redis.storage=1Gi")
+    found = rendered(cluster, "redis.enabled=true", "redis.storage=1Gi", "rabbitmq.enabled=true")
     specs = [
         each["spec"]["template"]["spec"] for each in found if each["kind"] in ("Deployment", "StatefulSet")
     ]
     specs += [each["spec"] for each in of(found, "Pod")]
-    assert len(specs) == 4
+    assert len(specs) == 5
     for spec in specs:
         assert spec["securityContext"]["runAsNonRoot"]
         for container in spec["containers"]:
@@ -124,6 +124,7 @@ def test_an_image_is_named_by_its_digest_where_there_is_one(cluster: Cluster):
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("image.digest=sha256:12", "digest"),
         ("redis.password=with space", "password"),
+        ("rabbitmq.password=", "password"),
         ("watch.namespaces={Not_A_Name}", "namespaces"),
     ],
 )
