@@ -134,6 +134,25 @@ def test_a_wrong_value_is_refused_by_name(cluster: Cluster, given: str, named: s
         render(cluster.tools / "helm", given)
 
 
+def test_the_rabbitmq_for_a_first_try_comes_up(cluster: Cluster, namespace: str):
+    """It is ready under restricted pod security, and lets in the user of its Secret."""
+    found = rendered(cluster, "rabbitmq.enabled=true", "rabbitmq.password=sesame")
+    cluster.apply(
+        [
+            {**each, "metadata": {**each["metadata"], "namespace": namespace}}
+            for each in found
+            if each["metadata"]["name"] == "muster-rabbitmq"
+        ]
+    )
+    kubectl = [cluster.tools / "kubectl", "--kubeconfig", cluster.kubeconfig, "--namespace", namespace]
+    for command in (
+        ["rollout", "status", "statefulset/muster-rabbitmq", "--timeout=180s"],
+        ["exec", "muster-rabbitmq-0", "--", "rabbitmqctl", "authenticate_user", "muster", "sesame"],
+    ):
+        done = subprocess.run([*kubectl, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_helm_test_runs_a_task_through(muster_installed: Installation):
     """`helm test` of the release: a pool at zero, a Redis of the test's own, one task, its answer."""
     done = muster_installed.helm("test", RELEASE, "--timeout", "5m")
