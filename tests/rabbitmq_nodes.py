@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import yaml
 
-from example_shop import EXAMPLES, Books
+from example_shop import API, EXAMPLES, Books, condition
 from kube import Cluster
 from waiting import wait_for
 
-MANIFEST = EXAMPLES / "rabbitmq-cluster/manifests/1-rabbitmq.yaml"
+MANIFESTS = EXAMPLES / "rabbitmq-cluster/manifests"
 NODES = ("rabbitmq-0", "rabbitmq-1", "rabbitmq-2")
 QUEUE = "orders"
 SHOP = "muster-shop:1.0"
@@ -38,19 +38,15 @@ print(json.dumps(told))
 """
 
 ASK = """
-import base64, json, os, sys, urllib.error, urllib.request
+import base64, os, sys, urllib.request
 from urllib.parse import urlsplit
-method, path, body, host = json.load(sys.stdin)
 url = urlsplit(os.environ["MANAGEMENT_URL"])
 login = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
 request = urllib.request.Request(
-    f"http://{host or url.hostname}:{url.port}/api/{path}",
-    method=method,
-    data=None if body is None else json.dumps(body).encode(),
-    headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
+    f"http://{url.hostname}:{url.port}/api/{sys.argv[1]}", headers={"Authorization": f"Basic {login}"}
 )
 with urllib.request.urlopen(request, timeout=10) as answer:
-    print(answer.read().decode() or "null")
+    print(answer.read().decode())
 """
 
 METRICS = (
@@ -102,9 +98,11 @@ class RabbitMQNodes:
         self.namespace = namespace
 
     def open(self, workers: int) -> None:
-        """Apply the example, the books, a client and so many workers; wait until all are ready."""
-        self.cluster.load_image(SHOP)
-        self.cluster.apply(MANIFEST, namespace=self.namespace)
+        """Apply the example, the books, a client and so many workers; wait until all are ready.
+
+        The operator declares the queue over the first of the nodes, which therefore leads it.
+        """
+        self.cluster.apply(MANIFESTS / "1-rabbitmq.yaml", namespace=self.namespace)
         redis = yaml.safe_load_all((EXAMPLES / "web-service/manifests/1-redis.yaml").read_text())
         self.cluster.apply(
             [each for each in redis if each["metadata"]["name"] in ("redis", "books")],
@@ -114,22 +112,27 @@ class RabbitMQNodes:
         for name in ("statefulset/rabbitmq", "statefulset/books", "deployment/client"):
             self.kubectl("rollout", "status", name, "--timeout=240s")
         wait_for(self.members, until=lambda m: m == sorted(NODES), what="three members", timeout_seconds=60)
-        self.declare()
+        self._has_queue()
         self.cluster.apply(_deployment("workers", WORKER, workers), namespace=self.namespace)
         self.kubectl("rollout", "status", "deployment/workers", "--timeout=180s")
 
-    def declare(self) -> None:
-        """Make the queue and its dead letters, as a TaskQueue would: three members, no limit of the server's.
+    def _has_queue(self) -> None:
+        """Wait until the example's TaskQueue says that its queue is there as declared."""
+        self.cluster.apply(MANIFESTS / "2-muster.yaml", namespace=self.namespace)
+        self.cluster.wait_for_object(
+            "TaskQueue",
+            QUEUE,
+            lambda queue: queue and condition({"status": {}, **queue}) == "True",
+            namespace=self.namespace,
+            api_version=API,
+        )
 
-        It is led by the node that is asked: the first, to which clients and workers connect as well.
-        """
-        arguments = {"x-queue-type": "quorum", "x-quorum-initial-group-size": 3}
-        for name in (QUEUE, f"{QUEUE}.dead"):
-            body = {"durable": True, "arguments": arguments}
-            self.ask("PUT", f"queues/%2F/{name}", body, host=f"{NODES[0]}.rabbitmq-nodes")
-        definition = {"delivery-limit": -1}
-        policy = {"pattern": f"^{QUEUE}$", "definition": definition, "apply-to": "quorum_queues"}
-        self.ask("PUT", f"policies/%2F/{QUEUE}", policy)
+    def close(self) -> None:
+        """Remove the TaskQueue while its operator is there."""
+        self.cluster.delete("TaskQueue", QUEUE, namespace=self.namespace, api_version=API)
+        self.cluster.wait_for_object(
+            "TaskQueue", QUEUE, lambda queue: queue is None, namespace=self.namespace, api_version=API
+        )
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Run kubectl in the namespace and return its output. Raises ConnectionError."""
@@ -152,18 +155,17 @@ class RabbitMQNodes:
 
     # --- the nodes -----------------------------------------------------------------------------------------
 
-    def ask(self, method: str, path: str, body: object = None, *, host: str = ""):
-        """Ask the management API from the client's pod, of one node or any. Raises ConnectionError."""
-        text = json.dumps([method, path, body, host])
-        return json.loads(self.kubectl("exec", "-i", "deploy/client", "--", "python", "-c", ASK, stdin=text))
+    def ask(self, path: str):
+        """Ask the management API from the client's pod. Raises ConnectionError when it does not answer."""
+        return json.loads(self.kubectl("exec", "deploy/client", "--", "python", "-c", ASK, path))
 
     def members(self) -> list[str]:
         """Return the names of the nodes that run as one cluster."""
-        return sorted(pod_of(node["name"]) for node in self.ask("GET", "nodes") if node["running"])
+        return sorted(pod_of(node["name"]) for node in self.ask("nodes") if node["running"])
 
     def queue(self) -> dict:
         """Return what the management API says of the queue: leader, members, online and more."""
-        return self.ask("GET", f"queues/%2F/{QUEUE}")
+        return self.ask(f"queues/%2F/{QUEUE}")
 
     def lose(self, name: str) -> str:
         """Take a node away as its machine's end would, its disk stays; return the lost pod's UID.
@@ -194,10 +196,16 @@ class RabbitMQNodes:
         found = self.cluster.list("Pod", namespace=self.namespace, labels="app=workers")
         return {pod["metadata"]["name"] for pod in found}
 
-    def restarts(self) -> int:
-        """Return how often a worker was started anew."""
+    def restarted(self) -> dict[str, str]:
+        """Return the end of the log of each worker's container that was followed by another, by pod."""
         found = self.cluster.list("Pod", namespace=self.namespace, labels="app=workers")
-        return sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in found)
+        return {
+            pod["metadata"]["name"]: self.cluster.logs(
+                pod["metadata"]["name"], namespace=self.namespace, previous=True
+            )[-2000:]
+            for pod in found
+            if pod["status"]["containerStatuses"][0]["restartCount"]
+        }
 
     def extra_runs(self) -> int:
         """Return how many extra runs the workers have counted."""

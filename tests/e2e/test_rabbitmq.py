@@ -2,17 +2,16 @@
 
 import contextlib
 import secrets
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from installation import Installation
 from kube import Cluster
 from rabbitmq_nodes import NODES, RabbitMQNodes, disks, pod_of
 from waiting import wait_for
 
-IMAGES = "tests/cluster/images"
 WORKERS = 3
 
 
@@ -27,13 +26,16 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-def nodes(cluster: Cluster, namespace: str, pytestconfig: pytest.Config) -> RabbitMQNodes:
-    """The three nodes of the example with a client and workers, from images built of this checkout."""
-    built = subprocess.run([pytestconfig.rootpath / IMAGES], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    found = RabbitMQNodes(cluster, namespace)
-    found.open(WORKERS)
-    return found
+def nodes(namespace: str, muster_installed: Installation) -> Iterator[RabbitMQNodes]:
+    """The three nodes of the example, a client and workers; the operator sees to that namespace as well."""
+    muster_installed.serve(namespace)
+    found = RabbitMQNodes(muster_installed.cluster, namespace)
+    try:
+        found.open(WORKERS)
+        yield found
+    finally:
+        found.close()
+        muster_installed.serve()
 
 
 @pytest.mark.soak("On the cluster: the loss of the node that leads a quorum queue loses no task", repeat=0.3)
@@ -44,12 +46,12 @@ def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes
     before = wait_for(nodes.queue, until=lambda queue: len(queue.get("online", ())) == 3, what="3 members")
     leader = pod_of(before["leader"])
     connections = wait_for(
-        lambda: nodes.ask("GET", "connections"),
+        lambda: nodes.ask("connections"),
         until=lambda found: len(found) >= 2 * WORKERS,
         what="two connections of each worker",
     )
     assert {pod_of(each["node"]) for each in connections} == {leader} == {NODES[0]}
-    with contextlib.closing(nodes.sending(1000, seconds=0.02)) as sending:
+    with contextlib.closing(nodes.sending(2000, seconds=0.02)) as sending:
         wait_for(nodes.ended, until=lambda count: count >= 100, what="100 ends", timeout_seconds=60)
         ended_at_loss = nodes.ended()
         lost = nodes.lose(leader)
@@ -91,4 +93,4 @@ def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes
     assert not last["doubtful"]
     at_work = {worker.split("/")[0] for task in last["confirmed"] for worker in books.workers_of(task)}
     assert at_work == nodes.workers()
-    assert nodes.restarts() == 0
+    assert nodes.restarted() == {}
