@@ -41,6 +41,14 @@ class Installation:
                 f"Muster was not installed:\n{done.stdout}\n{self.cluster.describe(NAMESPACE)}"
             )
 
+    def serve(self, *namespaces: str) -> None:
+        """Let the operator see to these namespaces beside the shop's, with all else as it is."""
+        served = ",".join((self.shop, *namespaces))
+        values = ["--reuse-values", "--set", f"watch.namespaces={{{served}}}"]
+        done = self.helm("upgrade", RELEASE, str(ROOT / "helm/muster"), *values, "--wait", "--timeout", "3m")
+        if done.code:
+            raise RuntimeError(f"Muster was not upgraded:\n{done.output}\n{self.cluster.describe(NAMESPACE)}")
+
     def helm(self, *arguments: str) -> Done:
         """Run helm for the release's namespace."""
         command = [str(self.cluster.tools / "helm"), *arguments, "--namespace", NAMESPACE]

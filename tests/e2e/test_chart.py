@@ -85,12 +85,12 @@ def test_crds_stay_unless_told_otherwise(cluster: Cluster):
 
 def test_every_pod_is_restricted_and_bounded(cluster: Cluster):
     """No container runs as root, writes to its root, gains privileges, or lacks a memory limit."""
-    found = rendered(cluster, "redis.enabled=true", "redis.storage=1Gi")
+    found = rendered(cluster, "redis.enabled=true", "redis.storage=1Gi", "rabbitmq.enabled=true")
     specs = [
         each["spec"]["template"]["spec"] for each in found if each["kind"] in ("Deployment", "StatefulSet")
     ]
     specs += [each["spec"] for each in of(found, "Pod")]
-    assert len(specs) == 4
+    assert len(specs) == 5
     for spec in specs:
         assert spec["securityContext"]["runAsNonRoot"]
         for container in spec["containers"]:
@@ -124,6 +124,7 @@ def test_an_image_is_named_by_its_digest_where_there_is_one(cluster: Cluster):
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("image.digest=sha256:12", "digest"),
         ("redis.password=with space", "password"),
+        ("rabbitmq.password=", "password"),
         ("watch.namespaces={Not_A_Name}", "namespaces"),
     ],
 )
@@ -131,6 +132,25 @@ def test_a_wrong_value_is_refused_by_name(cluster: Cluster, given: str, named: s
     """The schema refuses unknown names and impossible values, and says which."""
     with pytest.raises(ValueError, match=named):
         render(cluster.tools / "helm", given)
+
+
+def test_the_rabbitmq_for_a_first_try_comes_up(cluster: Cluster, namespace: str):
+    """It is ready under restricted pod security, and lets in the user of its Secret."""
+    found = rendered(cluster, "rabbitmq.enabled=true", "rabbitmq.password=sesame")
+    cluster.apply(
+        [
+            {**each, "metadata": {**each["metadata"], "namespace": namespace}}
+            for each in found
+            if each["metadata"]["name"] == "muster-rabbitmq"
+        ]
+    )
+    kubectl = [cluster.tools / "kubectl", "--kubeconfig", cluster.kubeconfig, "--namespace", namespace]
+    for command in (
+        ["rollout", "status", "statefulset/muster-rabbitmq", "--timeout=180s"],
+        ["exec", "muster-rabbitmq-0", "--", "rabbitmqctl", "authenticate_user", "muster", "sesame"],
+    ):
+        done = subprocess.run([*kubectl, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_helm_test_runs_a_task_through(muster_installed: Installation):

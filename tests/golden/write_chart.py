@@ -23,6 +23,9 @@ SETS = {
             "redis.enabled=true",
             "redis.password=sesame",
             "redis.storage=1Gi",
+            "rabbitmq.enabled=true",
+            "rabbitmq.password=sesame",
+            "rabbitmq.storage=1Gi",
             "serviceAccount.annotations.a=b",
         ],
         *[

@@ -86,6 +86,18 @@ class RedisImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RabbitMQImage:
+    """The image of the first try's RabbitMQ."""
+
+    repository: Annotated[str, Prop("An image with `rabbitmq-server` 4 and its management plugin.")] = (
+        "rabbitmq"
+    )
+    tag: Annotated[str, Prop("Its tag.", max_length=128)] = "4-management"
+    digest: Digest = ""
+    pull_policy: Pull = PullPolicy.IF_NOT_PRESENT
+
+
+@dataclass(frozen=True, kw_only=True)
 class PullSecret:
     """One reference, as a pod has it."""
 
@@ -196,6 +208,33 @@ class Redis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RabbitMQ:
+    """A RabbitMQ for a first try."""
+
+    enabled: Annotated[
+        bool,
+        Prop(
+            "Install a single RabbitMQ for a first try, with the Secret `<full name>-rabbitmq` that names "
+            "it. It is no broker for production: one node, so quorum queues have one member, and no TLS. "
+            "`examples/rabbitmq-cluster` has three nodes."
+        ),
+    ] = False
+    image: RabbitMQImage = field(default_factory=RabbitMQImage)
+    password: Annotated[
+        str,
+        Prop(
+            "The password of its user `muster`; the default is known to everybody.",
+            pattern=r"^[A-Za-z0-9._~-]+$",
+            sentence="may hold letters, digits and ._~- only, since it becomes part of a URL",
+        ),
+    ] = "muster"  # noqa: S105 - for a first try, and said to be known
+    storage: Annotated[
+        str,
+        Prop("The size of its volume, such as 1Gi; empty: what it holds is lost with its pod."),
+    ] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check:
     """What `helm test` does."""
 
@@ -263,4 +302,5 @@ class Values:
     priority_class_name: Annotated[str, Prop("The operator's PriorityClass.")] = ""
     extra_env: Annotated[tuple[JsonObject, ...], Prop("Variables of the operator beyond the chart's.")] = ()
     redis: Redis = field(default_factory=Redis)
+    rabbitmq: RabbitMQ = field(default_factory=RabbitMQ)
     test: Check = field(default_factory=Check)
