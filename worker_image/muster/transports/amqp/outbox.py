@@ -72,7 +72,7 @@ def letter(publication: Publication) -> Letter:
     try:
         properties.encode()
         fits = len(publication.queue.encode()) <= LONGEST_NAME_BYTES
-    except Exception as error:  # pika's and struct's, each of its own kind
+    except Exception as error:  # noqa: BLE001 - pika's, struct's and codecs', each of its own kind
         raise MalformedMessage("MalformedMessage", f"AMQP cannot carry it: {str(error)[:200]}") from None
     if not fits:
         raise MalformedMessage("MalformedMessage", "the queue's name is longer than AMQP can carry")
