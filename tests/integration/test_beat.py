@@ -238,7 +238,9 @@ def test_two_beats_that_overlap_send_each_once(place, account):
             wait_for(lambda: not two.leads and two.get("/readyz")[0] == 200, what="the second stands by")
             place.wait_for_mark(entry, place.mark(entry) + 2)
             mark = finish(place, entry, one, two, account=account, overlaps=2)
-            assert mark >= 20
+            assert (
+                mark >= 6
+            )  # two before, two between and two after: how many more says how quick elections are
             assert "another beat leads now" in one.log + two.log
 
 
