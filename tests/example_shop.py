@@ -232,11 +232,22 @@ class Shop:
         `kubectl delete --force` alone leaves a container its grace period, and one that is killed before its
         pod is deleted is started again. Frozen, it begins and ends nothing between the two.
         """
+        pod = self.told_of_its_container(pod)
         self.cluster.freeze_container(pod)
         in_flight = self.in_flight(pod)
         self.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
         self.cluster.end_container(pod)
         return in_flight
+
+    def told_of_its_container(self, pod):
+        """Return the pod once its status names its container: its tasks may be at work before that."""
+
+        def read():
+            found = json.loads(self.kubectl("get", "pod", pod["metadata"]["name"], "-o", "json"))
+            assert "containerID" in found["status"].get("containerStatuses", [{}])[0]
+            return found
+
+        return wait_for(read, what=f"the kubelet to name the container of {pod['metadata']['name']}")
 
     def clear(self):
         """Empty the books, the broker's counts and its queue; the pool is as the example has it."""

@@ -118,11 +118,12 @@ class Dev:
 
     def workers(self):
         """Return the ids of the worker processes themselves, without their children."""
-        return [
-            pid
-            for pid, line in self.left().items()
-            if line.rstrip().endswith("-m muster worker") and os.getsid(pid) == pid
-        ]
+        found = []
+        for pid, line in self.left().items():
+            with contextlib.suppress(ProcessLookupError):  # it may have ended since
+                if line.rstrip().endswith("-m muster worker") and os.getsid(pid) == pid:
+                    found.append(pid)
+        return found
 
     def assert_nothing_left(self):
         wait_for(lambda: not self.left(), what="no process is left", timeout_seconds=10)
