@@ -1,7 +1,6 @@
 """Real pools for tests: what each is made of, and who turns its crank as the worker's loop does."""
 
 import threading
-import time
 from collections import deque
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from muster.pools.green.parent import GreenPool
 from muster.pools.prefork import PreforkPool
 from muster.pools.threads import ThreadsPool
 from pool_jobs import load
+from waiting import wait_for
 
 
 class Prefork:
@@ -96,15 +96,20 @@ class Driver:
         self.answers = True
 
     def until(self, condition, what="it is so", seconds=20):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"not {what} after {seconds} s; events: {self.events}"
+        def crank():
+            if condition():
+                return True
             self.pool.check()
             fresh = self.pool.collect()
             self.events.extend(fresh)
             if self.answers:
                 self.pool.published([event.token for event in fresh if isinstance(event, Publish)], "")
-            time.sleep(0.001)
+            return False
+
+        try:
+            wait_for(crank, what=what, timeout_seconds=seconds, every_seconds=0.001)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}; events: {self.events}") from None
 
     def run(self, jobs, depth, seconds=20):
         """Submit jobs as there is room, until each has an outcome."""
@@ -143,10 +148,13 @@ def has_begun(ledger):
 
 
 def wait_gone(pids, seconds=5):
-    end = time.monotonic() + seconds
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < end, f"still there: {[pid for pid in pids if alive(pid)]}"
-        time.sleep(0.005)
+    wait_for(
+        lambda: [pid for pid in pids if alive(pid)],
+        until=lambda left: not left,
+        what="the processes to be gone",
+        timeout_seconds=seconds,
+        every_seconds=0.005,
+    )
 
 
 def alive(pid):

@@ -604,6 +604,48 @@ def test_a_memory_alarm_keeps_nobody_from_finishing(own_rabbitmq_server):
         broker.close()
 
 
+def test_what_is_put_off_in_a_memory_alarm_waits_once(own_rabbitmq_server):
+    """Its copy is under way when the server stops listening: neither lost with it nor sent twice."""
+    server = own_rabbitmq_server
+    with server.virtual_host() as virtual_host:
+        broker = OnRabbitMQ(virtual_host)
+        broker.declare("mail")
+        broker.publish(message("1"))
+        transport = broker.transport()
+        [delivery] = claim(transport, 1, run=1)
+        server.control("set_vm_memory_high_watermark", "0.0001")
+        # nothing has told us of the alarm yet: the server speaks of it to who publishes
+        settlement = Settlement(tag=delivery.tag, queue="mail", verdict=Verdict.DEFER, eta=broker.now() + 3)
+        for _ in range(3):
+            assert list(transport.turn(Turn(settle=[settlement])).settled) == [None]
+        server.control("set_vm_memory_high_watermark", "0.6")
+        wait_for(
+            lambda: transport.turn(Turn(settle=[settlement])).settled == [True], what="the server to listen"
+        )
+        found = []
+
+        def claimed():
+            found.extend(ids(transport.turn(Turn(claim=5)).deliveries))
+            return found
+
+        wait_for(claimed, what="the message to come back")
+        assert found == ["1"]
+        assert broker.depth().waiting == 0
+        assert claim(transport, 5) == []
+        broker.close()
+
+
+def test_what_nobody_renews_is_given_back_unmarked(classic):
+    """After an outage of the other connection alone: it has not begun, and nothing says that it may have."""
+    classic.publish(message("kept"), message("forgotten"))
+    transport = classic.transport()
+    kept, _ = claim(transport, 2)
+    transport.tick(Tick(renew=[(kept.queue, kept.tag)], reconcile=True))
+    [again] = claim(transport, 5)
+    assert (ids([again]), again.suspect) == (["forgotten"], False)
+    assert settle(transport, kept, Verdict.ACK)
+
+
 # -- reports, mailbox, revocations
 
 

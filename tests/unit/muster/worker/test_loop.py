@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import msgspec
 import pytest
 
 from brokers import Clock
@@ -11,7 +12,7 @@ from muster.core.effects import Publication
 from muster.core.policy import Policy
 from muster.core.rate import read_rate
 from muster.errors import BrokerRefused, BrokerUnavailable
-from muster.pools.base import Outcome, Returned, Running, Started
+from muster.pools.base import Outcome, Publish, Returned, Running, Started
 from muster.results.memory import MemoryResults
 from muster.transports.base import Seen, Tick, Turn, Verdict
 from muster.transports.memory import MemoryBroker
@@ -875,3 +876,85 @@ def test_what_must_be_alone_in_its_process_runs_when_nothing_else_does(fleet):
         most = max(most, len(running))
     assert most > 1
     assert len(pool.started) == 6
+
+
+def test_what_the_broker_cannot_take_now_is_said_again(fleet):
+    """A settlement that it leaves open stays ours, with its lease, until it is answered; others are done."""
+    world = fleet("one", plain={})
+    [line] = world.lines.values()
+    asked = []
+
+    def leave_one_open(turn):
+        if not turn.settle:
+            return line.inner.turn(turn)
+        asked.append([each.tag for each in turn.settle])
+        turned = line.inner.turn(msgspec.structs.replace(turn, settle=turn.settle[1:]))
+        return msgspec.structs.replace(turned, settled=[None, *turned.settled])
+
+    line.turn = leave_one_open
+    world.publish("plain", 2)
+    world.run(1)
+    [loop] = world.loops
+    assert not loop.idle
+    assert len(asked) > 1
+    assert all(asked[0][0] in tags for tags in asked)
+    assert world.broker.observer().depths(["mail"], horizon_seconds=0)["mail"].running == 1
+    del line.turn
+    world.run(1)
+    assert loop.idle
+    assert world.broker.observer().depths(["mail"], horizon_seconds=0)["mail"].running == 0
+
+
+class Sends(Fleet):
+    """One worker whose tasks each send a message, and hear what became of it."""
+
+    class SendingPool(Pool):
+        slots = 2
+
+        def __init__(self, clock):
+            super().__init__(clock)
+            self.answers = {}
+
+        def submit(self, jobs):
+            self.events += [Publish(job.number, [Publication("mail", b"{}")]) for job in jobs]
+
+        def published(self, tokens, error):
+            self.answers |= dict.fromkeys(tokens, error)
+
+    make_pool = SendingPool
+
+
+def test_a_task_is_told_why_its_message_was_not_sent(fleet):
+    """One is refused, which concerns no other; one has to wait, and is asked for again until it is sent."""
+    world = fleet("one", kind=Sends, plain={})
+    [line], [pool] = world.lines.values(), world.pools.values()
+    waits = True
+
+    def answer(turn):
+        turned = line.inner.turn(msgspec.structs.replace(turn, send=()))
+        tokens = [each.token for each in turn.send]
+        unsent = {token: "no queue" if token.endswith(":1") else "" for token in tokens if waits}
+        return msgspec.structs.replace(turned, unsent=unsent)
+
+    line.turn = answer
+    world.publish("plain", 2)
+    world.run(0.5)
+    assert pool.answers == {1: "no queue"}
+    waits = False
+    world.run(0.5)
+    assert pool.answers == {1: "no queue", 2: ""}
+
+
+def test_a_report_tells_what_is_in_hand_by_queue(fleet):
+    """Running and not yet begun, and the starts beyond the first: a broker that pushes cannot count them."""
+    world = fleet("one", kind=TwoSlots, long={})
+    [pool] = world.pools.values()
+    pool.takes["long"] = 10.0
+    world.publish("long", 1)
+    lost = with_loss(task_message("long", "lost"), "WorkerLost")
+    world.broker.publisher().publish([Publication("mail", lost)])
+    world.run(1.5)
+    [(_, raw)] = world.broker.observer().reports("pool", max_age_seconds=60)
+    report = decode_report(raw)
+    assert report.hands == {"mail": (0, 2)}
+    assert report.extra_runs == [("mail", "long", "WorkerLost", 1)]

@@ -2,7 +2,8 @@
 
 Lines are driven by it. Its descriptor stays the same whatever connections come and go, so a worker's own
 loop can wait for it beside all else. It is what pika calls a selector-based I/O loop
-(`pika.adapters.utils.selector_ioloop_adapter.AbstractSelectorIOLoop`), and knows nothing of AMQP.
+(`pika.adapters.utils.selector_ioloop_adapter.AbstractSelectorIOLoop`), but for `start` and `stop`, which
+are for who lets it run; and it knows nothing of AMQP.
 """
 
 import contextlib
@@ -101,13 +102,6 @@ class OnDemandLoop:
         del self._handlers[fd]
         with contextlib.suppress(OSError):  # closed already
             self._epoll.unregister(fd)
-
-    def start(self) -> None:
-        """Not for this loop."""
-        raise NotImplementedError("it goes round when it is asked to")
-
-    def stop(self) -> None:
-        """Not for this loop: it does not go by itself."""
 
     def close(self) -> None:
         """Give up the descriptors."""

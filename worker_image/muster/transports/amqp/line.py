@@ -282,6 +282,16 @@ class Line:
         self.wait(lambda: answers, ANSWER_SECONDS)
         return answers[0]
 
+    def count(self, queue: str) -> int | None:
+        """Return how many messages are ready in a queue; None: there is no such queue. Raises Refusal."""
+        try:
+            answer = self.ask(lambda done: self._channel.queue_declare(queue, passive=True, callback=done))
+        except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return None
+            raise
+        return int(answer.method.message_count)
+
     @property
     def channel(self) -> Any:
         """Pika's channel, for questions."""

@@ -39,6 +39,8 @@ class Mailbox:
         self._worker = worker
         self._side: SideChannel | None = None
         self._again_at = 0.0
+        self._said = ""
+        """The refusal that was logged: it is asked for again, and said once."""
         self._next = 0
         """Where in the stream we have not read."""
         self._commands: list[bytes] = []
@@ -62,6 +64,9 @@ class Mailbox:
             self._open()
         except Refusal as refusal:
             self._again_at = time.monotonic() + AGAIN_SECONDS
+            if self._said == str(refusal):
+                return
+            self._said = str(refusal)
             logger.warning(
                 "control messages and revocations do not reach this worker (%s); its user needs the right to "
                 "configure, write and read muster.*",

@@ -73,14 +73,10 @@ class AmqpObserver:
         )
 
     def _count(self, queue: str) -> int:
-        line = self._line
         try:
-            answer = line.ask(lambda done: line.channel.queue_declare(queue, passive=True, callback=done))
+            return self._line.count(queue) or 0
         except Refusal as refusal:
-            if refusal.code == NOT_FOUND:
-                return 0
             raise self._error(refusal) from None
-        return int(answer.method.message_count)
 
     def _nothing_waits(self) -> bool:
         line = self._line

@@ -17,7 +17,7 @@ import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from muster.settings.environment import DeadLetter
 from muster.transports.amqp import suspects
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.consumer import Consumer, Pushed, is_suspect
-from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
+from muster.transports.amqp.line import Line, Parcel, Refusal
 from muster.transports.amqp.mailbox import Mailbox
 from muster.transports.amqp.names import (
     QUEUE_HEADER,
@@ -291,16 +291,15 @@ class AmqpTransport:
                 return None
             self.consumer.requeue([pushed])  # its own place takes it in any case
             self._let_go(settlement.tag)
-            return True
         return True
 
     def _without_queue(self, settlement: Settlement, job: _Job) -> None:
-        """Bury what a task has published to a queue that is not there: it has run, and cannot be told."""
+        """Bury what is for a queue that is not there: a task has run and is not told, or its own is gone."""
         orphans = [each for each in job.missing if each.queue != self._dead[settlement.queue].name]
         if not orphans:
             return
         text = (
-            f"there is no queue {orphans[0].queue!r}, to which a task of queue {settlement.queue} published"
+            f"there is no queue {orphans[0].queue!r} for what comes of a message of queue {settlement.queue}"
         )
         logger.error("%s: %d messages go to its dead letters", text, len(orphans))
         dead = self._place(settlement.queue)
@@ -308,8 +307,7 @@ class AmqpTransport:
         buried = [Letter(dead, each.body, _changed(each.properties, headers)) for each in orphans]
         left = self._outbox.send(buried)
         if not left:
-            kept = [each for each in job.missing if each not in orphans]
-            job.missing = kept
+            job.missing = [each for each in job.missing if each not in orphans]
 
     def _acknowledge(
         self, settlements: Sequence[Settlement], ours: Sequence[Pushed | None], settled: Sequence[bool | None]
@@ -348,12 +346,9 @@ class AmqpTransport:
 
     # suspects
 
-    def _is_suspect(self, pushed: Pushed) -> bool:
-        return is_suspect(pushed)
-
     def _given_back(self, pushed: Pushed, eta: float = 0.0) -> Letter:
         """Return what gives a message back that has not begun here: a suspect stays one."""
-        mark = {SUSPECT_HEADER: True} if self._is_suspect(pushed) else {}
+        mark = {SUSPECT_HEADER: True} if is_suspect(pushed) else {}
         return _copied(pushed, headers=mark, eta=eta)
 
     def _losses(self, pushed: Pushed) -> int:
@@ -364,14 +359,14 @@ class AmqpTransport:
         return {LOSSES_FIELD: self._losses(pushed) + 1, CAUSE_FIELD: cause}
 
     def _forget_count(self, pushed: Pushed) -> None:
-        if self._is_suspect(pushed):
+        if is_suspect(pushed):
             suspects.forget(self._out, pushed)
 
     def _start(self, start: Start) -> bool:
         pushed = self._held.get(start.tag)
         if pushed is None or pushed.queue != start.queue:
             return False
-        if self._is_suspect(pushed) and self._is_clear():  # else this one is not counted
+        if is_suspect(pushed) and self._is_clear():  # else this one is not counted
             try:
                 suspects.note_start(self._out, pushed, self._confirm_seconds)
             except BrokerBlocked as blocked:
@@ -395,7 +390,7 @@ class AmqpTransport:
         tags = [f"{self.consumer.life}:{next(self._tags)}" for _ in taken]
         self._held.update(zip(tags, taken, strict=True))  # all at once, so that reconciling finds them
         for tag, pushed in zip(tags, taken, strict=True):
-            suspect = self._is_suspect(pushed)
+            suspect = is_suspect(pushed)
             if suspect and pushed.number not in self._counts:
                 self._counts[pushed.number] = suspects.starts_so_far(self._out, pushed)
             losses = self._losses(pushed)
@@ -446,12 +441,9 @@ class AmqpTransport:
 
     def _exists(self, queue: str) -> bool:
         try:
-            self._out.ask(lambda done: self._out.channel.queue_declare(queue, passive=True, callback=done))
+            return self._out.count(queue) is not None
         except Refusal as refusal:
-            if refusal.code == NOT_FOUND:
-                return False
             raise BrokerUnavailable(f"RabbitMQ at {self._out.place}: queue {queue}: {refusal}") from None
-        return True
 
     def _declare(self, queue: str, arguments: dict[str, Any]) -> bool:
         try:
@@ -494,7 +486,7 @@ class AmqpTransport:
         self.consumer.sync()
         held = {tag for _, tag in tick.renew}
         if tick.reconcile:
-            self._give_back([tag for tag in self._held if tag not in held])
+            self._send_back([self._held.pop(tag) for tag in list(self._held) if tag not in held], {})
         gone = [tag for _, tag in tick.renew if tag not in self._held]
         given_back = self._give_back_what_waits_too_long()
         if self._consumes:  # a queue may have gone, or come
@@ -512,11 +504,6 @@ class AmqpTransport:
             gone=gone,
             ready=given_back or bool(self.consumer.buffered),  # whoever has a place may have it
         )
-
-    def _give_back(self, tags: Iterable[str]) -> None:
-        for tag in list(tags):
-            self.consumer.requeue([self._held[tag]])
-            self._let_go(tag)
 
     def _give_back_what_waits_too_long(self) -> bool:
         """Let others have what was pushed to us and finds no place here: all of it when we do not consume.
@@ -602,8 +589,9 @@ class AmqpTransport:
         """Give up the connections, in good order: what was acknowledged is. The rest goes back by itself."""
         if self.consumer.line.is_open and self._out.is_open and not self._out.blocked:
             try:
-                self.pause()
-                self._give_back_what_waits_too_long()
+                with self._closed_is_away():
+                    self.pause()
+                    self._give_back_what_waits_too_long()
             except BrokerUnavailable:
                 logger.debug("what waited here goes back with the connection")
         self.consumer.close()
