@@ -44,6 +44,18 @@ def ids(deliveries):
     return [peek(delivery.raw).id for delivery in deliveries]
 
 
+def all_claimed(transport):
+    """Return a function that keeps house, claims, and tells the ids of all that has come since."""
+    found = []
+
+    def claimed():
+        transport.tick(Tick())
+        found.extend(ids(transport.turn(Turn(claim=5)).deliveries))
+        return found
+
+    return claimed
+
+
 def lose_connection(transport):
     """As when the worker's process, its node or the network is gone."""
     transport.consumer.line.close()
@@ -225,13 +237,7 @@ def test_a_queue_that_is_not_to_be_declared_is_waited_for(rabbitmq):
         dead_letters={},
         declare_queues=False,
     )
-    found = []
-
-    def claimed():
-        transport.tick(Tick())
-        found.extend(ids(transport.turn(Turn(claim=5)).deliveries))
-        return found
-
+    claimed = all_claimed(transport)
     wait_for(claimed, until=lambda seen: seen == ["1"], what="the message of the queue that is there")
     broker.declare("late")
     broker.publish(message("2"), queue="late")
@@ -257,13 +263,7 @@ def test_a_queue_that_is_deleted_and_declared_again_is_consumed_again(broker):
     wait_for(is_told, what="the server to cancel the consumer")
     broker.declare("mail")
     broker.publish(message("new"))
-    found = []
-
-    def claimed():
-        transport.tick(Tick())
-        found.extend(ids(transport.turn(Turn(claim=5)).deliveries))
-        return found
-
+    claimed = all_claimed(transport)
     wait_for(claimed, until=lambda seen: seen == ["new"], what="the message of the new queue")
     assert settle(transport, kept, Verdict.ACK)
 
@@ -622,14 +622,8 @@ def test_what_is_put_off_in_a_memory_alarm_waits_once(own_rabbitmq_server):
         wait_for(
             lambda: transport.turn(Turn(settle=[settlement])).settled == [True], what="the server to listen"
         )
-        found = []
-
-        def claimed():
-            found.extend(ids(transport.turn(Turn(claim=5)).deliveries))
-            return found
-
-        wait_for(claimed, what="the message to come back")
-        assert found == ["1"]
+        claimed = all_claimed(transport)
+        assert wait_for(claimed, what="the message to come back") == ["1"]
         assert broker.depth().waiting == 0
         assert claim(transport, 5) == []
         broker.close()

@@ -1,9 +1,10 @@
 """The port to a broker: what the worker's loop, the client and `muster dev` ask of it.
 
-Implementations: `redis`, `sqlite`, `memory`; one contract suite (`tests/contract/test_transport.py`) runs
-on each. A transport knows no task, no policy and no clock of this machine: every time it gives or
-takes is the broker's, in Unix seconds. A message in a worker's hands is *claimed* (prefetched, not
-started) or *running*; either way it is held by a lease that `tick` renews and anyone's `tick` ends.
+Implementations: `redis`, `amqp`, `sqlite`, `memory`; one contract suite (`tests/contract/`) runs on each. A
+transport knows no task, no policy and no clock of this machine: every time it gives or takes is the broker's,
+in Unix seconds (RabbitMQ tells none: there it is the machine's). A message in a worker's hands is *claimed*
+(prefetched, not started) or *running*; either way it is held by a lease that `tick` renews and anyone's
+`tick` ends, or on RabbitMQ by the connection.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
