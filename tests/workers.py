@@ -94,7 +94,9 @@ class Worker:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error, *_):
+        if error is not None:  # pytest shows it beside the failure
+            print(f"--- {self.process.args}, port {self.port}, exit code {self.process.poll()}:\n{self.log}")
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

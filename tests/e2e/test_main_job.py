@@ -123,9 +123,10 @@ def test_running_tasks_outlive_a_shrinking_and_a_roll(empty_shop: Shop, account,
         "delivery": {"acks": acks},
         "scaling": {"maxReplicas": 4, "target": {"utilization": 100}},
     }
-    shop.apply_pool(**spec)
-    short = shop.send("shop.tasks.pack", ("a", 2), ("b", 2))
+    shop.apply_pool(**spec, paused=True)  # so that the pool sees all four at once
+    short = shop.send("shop.tasks.pack", ("a", 15), ("b", 15))
     long = shop.send("shop.tasks.pack", ("c", 60), ("d", 60))
+    shop.apply_pool(**spec)
     shop.wait_size(4)
     wait_for(shop.begun, until=lambda count: count == 4, what="all four run", timeout_seconds=60)
     busy = {shop.books().workers_of(each)[0].split("/")[0] for each in long}
