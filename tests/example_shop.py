@@ -140,12 +140,12 @@ class Shop:
 
     # --- tasks ---------------------------------------------------------------------------------------------
 
-    def order(self, count):
+    def order(self, count, queue=POOL):
         """Place orders through the web service and return their ids."""
         ids = []
         while len(ids) < count:
             number = min(BATCH, count - len(ids))
-            ids += self.http("POST", f"/orders?n={number}")["ids"]
+            ids += self.http("POST", f"/orders?n={number}&queue={queue}")["ids"]
         return ids
 
     def http(self, verb, path):

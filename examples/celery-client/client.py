@@ -8,7 +8,11 @@ from celery import Celery
 
 TIMEOUT_SECONDS = 300
 
-app = Celery("client", broker=os.environ["BROKER_URL"], backend=os.environ["BROKER_URL"])
+BROKER_URL = os.environ["BROKER_URL"]
+QUEUES = os.environ.get("QUEUES", "orders").split(",")
+
+app = Celery("client", broker=BROKER_URL, backend=os.environ.get("RESULT_URL", BROKER_URL))
+app.conf.task_create_missing_queue_type = os.environ.get("QUEUE_TYPE", "classic")  # of RabbitMQ alone
 
 
 def main():
@@ -18,7 +22,10 @@ def main():
     with app.producer_pool.acquire(block=True) as producer:
         sent = {
             f"order {number}": app.send_task(
-                "shop.tasks.confirm", (f"order {number}", items), queue="orders", producer=producer
+                "shop.tasks.confirm",
+                (f"order {number}", items),
+                queue=QUEUES[number % len(QUEUES)],
+                producer=producer,
             )
             for number in range(count)
         }

@@ -1,7 +1,8 @@
 """The web service: takes orders, hands them to the workers, and tells what became of them.
 
-POST /orders?n=3     places three orders and returns their task ids
-GET  /orders/<id>    returns the state of one, and its confirmation once there is one
+POST /orders?n=3                  places three orders and returns their task ids
+POST /orders?n=3&queue=express    places them in another queue than `orders`
+GET  /orders/<id>                 returns the state of one, and its confirmation once there is one
 GET  /healthz
 """
 
@@ -30,7 +31,8 @@ class Handler(BaseHTTPRequestHandler):
         if url.path != "/orders":
             self.answer(HTTPStatus.NOT_FOUND, {"error": f"there is no {url.path}"})
             return
-        given = parse_qs(url.query).get("n", ["1"])[0]
+        asked = parse_qs(url.query)
+        given, queue = asked.get("n", ["1"])[0], asked.get("queue", [QUEUE])[0]
         if not given.isdecimal() or not 1 <= int(given) <= MOST:
             self.answer(
                 HTTPStatus.BAD_REQUEST, {"error": f"n must be a number from 1 to {MOST}, not {given!r}"}
@@ -39,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         ids = []
         try:
             for number in range(int(given)):
-                ids.append(place(number))  # noqa: PERF401 - those placed before an error are told
+                ids.append(place(number, queue))  # noqa: PERF401 - those placed before an error are told
         except BrokerUnavailable as error:
             self.answer(HTTPStatus.SERVICE_UNAVAILABLE, {"error": str(error), "ids": ids})
             return
@@ -82,13 +84,13 @@ class Handler(BaseHTTPRequestHandler):
             super().log_request(code, size)
 
 
-def place(number):
+def place(number, queue):
     """Send one order to the workers and return its id."""
     items = [
         {"name": name, "quantity": random.randint(1, 5), "cents": cents}
         for name, cents in random.sample(sorted(GOODS.items()), k=2)
     ]
-    return confirm.apply_async((f"order {number}", items), queue=QUEUE).id
+    return confirm.apply_async((f"order {number}", items), queue=queue).id
 
 
 if __name__ == "__main__":

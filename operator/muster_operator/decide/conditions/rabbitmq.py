@@ -159,8 +159,8 @@ def _clients(queue: TaskQueue, host: VirtualHost) -> Condition:
         return condition(kind, False, Reason.AS_DECLARED, "the virtual host's default queue type is quorum")
     message = (
         f"a Celery client that declares queue {queue.queue_name} without its type is refused (406): set "
-        'task_default_queue_type = "quorum" there, or the virtual host\'s default queue type to quorum; '
-        "Muster's clients need neither"
+        'task_create_missing_queue_type = "quorum" there, task_default_queue_type for its default queue, or '
+        "the virtual host's default queue type to quorum; Muster's clients need neither"
     )
     return condition(kind, True, Reason.DEFAULT_TYPE_NOT_QUORUM, message)
 

@@ -279,7 +279,7 @@ def test_an_alarm_is_told_by_its_kind(words, reason, says):
 @pytest.mark.parametrize(
     ("spec", "default_type", "status", "reason", "says"),
     [
-        ({}, "", "True", "DefaultTypeNotQuorum", 'task_default_queue_type = "quorum"'),
+        ({}, "", "True", "DefaultTypeNotQuorum", 'task_create_missing_queue_type = "quorum"'),
         ({}, "quorum", "False", "AsDeclared", ""),
         ({"ha": {"replicas": 3}}, "quorum", "True", "MoreArguments", "'x-quorum-initial-group-size': 3"),
     ],
