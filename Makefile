@@ -46,8 +46,8 @@ live-view: .venv/.installed  ## draw the README's picture of the live view anew,
 	  --save-picture docs/images/live-view.svg
 
 .PHONY: servers
-servers:  ## install redis-server and rabbitmq-server where they are missing, as root on Debian
-	@for each in redis-server rabbitmq-server; do command -v $$each >/dev/null || tests/install $$each; done
+servers:  ## install redis-server, rabbitmq-server and haproxy where they are missing, as root on Debian
+	@for each in redis-server rabbitmq-server haproxy; do PATH=$$PATH:/usr/sbin command -v $$each >/dev/null || tests/install $$each; done
 
 # --- before a commit: no server, two minutes -------------------------------------------------------------
 

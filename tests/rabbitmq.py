@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -61,8 +62,11 @@ class VirtualHost:
 class RabbitMQServer:
     """A rabbitmq-server on free loopback ports. Usable as a context manager; ports stay across restarts."""
 
-    def __init__(self, configuration: str = "") -> None:
-        """`configuration` is added to rabbitmq.conf. Raises `ServerMissingError`."""
+    def __init__(self, configuration: str = "", *, beside: "RabbitMQServer | None" = None) -> None:
+        """`configuration` is added to rabbitmq.conf; the server joins the cluster of the one `beside` it.
+
+        Raises `ServerMissingError`.
+        """
         program = str(DEBIAN) if DEBIAN.exists() else shutil.which("rabbitmq-server")
         if program is None:
             raise ServerMissingError("rabbitmq-server is not on PATH: install RabbitMQ, or run `make test`")
@@ -70,12 +74,24 @@ class RabbitMQServer:
         self.port, self._http, self._distribution, self._mapper_port = (free_port() for _ in range(4))
         self._folder = tempfile.TemporaryDirectory(prefix="muster-rabbitmq-")
         self._log = Path(self._folder.name) / "rabbitmq.log"
+        self._beside = beside
         self._mapper: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._begins_at = 0
         """Where in the log its present life begins."""
         self._numbers = itertools.count(1)
         folder = Path(self._folder.name)
+        self.node = f"muster-{self.port}@localhost"
+        cookie = secrets.token_hex(10)
+        if beside is not None:
+            self._mapper_port = beside._mapper_port
+            cookie = (Path(beside._folder.name) / ".erlang.cookie").read_text()
+            configuration += (
+                "cluster_formation.peer_discovery_backend = classic_config\n"
+                f"cluster_formation.classic_config.nodes.1 = {beside.node}\n"
+            )
+        (folder / ".erlang.cookie").write_text(cookie)
+        (folder / ".erlang.cookie").chmod(0o400)
         (folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
@@ -88,7 +104,7 @@ class RabbitMQServer:
             "HOME": str(folder),
             "ERL_EPMD_PORT": str(self._mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": f"muster-{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self._distribution),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
@@ -96,7 +112,7 @@ class RabbitMQServer:
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel net_ticktime 8",
         }
 
     def url(self, virtual_host: str = "/", user: str = "guest", password: str = "guest") -> str:
@@ -117,7 +133,7 @@ class RabbitMQServer:
         """Start the server, with the data of its earlier life, and wait until it answers."""
         if self.running:
             return self
-        if self._mapper is None:
+        if self._mapper is None and self._beside is None:
             epmd = shutil.which("epmd") or "epmd"
             self._mapper = subprocess.Popen(
                 [*dying_with_parent(), epmd, "-port", str(self._mapper_port), "-address", "127.0.0.1"],
@@ -198,6 +214,16 @@ class RabbitMQServer:
     def kill9(self) -> None:
         """End the server as a power cut would."""
         self._end(signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """Stand still: ports take connections, nobody answers."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
 
     def _end(self, signal_number: int) -> None:
         if self._process is None:
