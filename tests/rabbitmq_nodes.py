@@ -22,10 +22,10 @@ SHOP = "muster-shop:1.0"
 FOLDER = "/var/lib/muster-tests"
 
 SEND = """
-import json, sys, uuid
+import json, sys, time, uuid
 from muster.errors import BrokerUnavailable
 from shop.tasks import app
-task, arguments, count = json.load(sys.stdin)
+task, arguments, count, pause = json.load(sys.stdin)
 told = {"confirmed": [], "doubtful": []}
 for number in range(count):
     task_id = str(uuid.uuid4())
@@ -34,6 +34,7 @@ for number in range(count):
         told["confirmed"].append(task_id)
     except BrokerUnavailable:
         told["doubtful"].append(task_id)
+    time.sleep(pause)
 print(json.dumps(told))
 """
 
@@ -179,6 +180,36 @@ class RabbitMQNodes:
         self.cluster.end_container(pod)
         return pod["metadata"]["uid"]
 
+    @contextlib.contextmanager
+    def cut_off(self, name: str) -> Iterator[None]:
+        """Let a node and the others not hear each other; everybody else reaches all of them."""
+        pods = {each: self.cluster.get("Pod", each, namespace=self.namespace) for each in NODES}
+        address = {each: pod["status"]["podIP"] for each, pod in pods.items() if pod is not None}
+        rules = [
+            ["FORWARD", "-s", one, "-d", other, "-j", "DROP"]
+            for each in NODES
+            if each != name
+            for one, other in ((address[name], address[each]), (address[each], address[name]))
+        ]
+        machines = sorted({pod["spec"]["nodeName"] for pod in pods.values() if pod is not None})
+        for machine in machines:
+            for rule in rules:
+                self.cluster.on_node(machine, "iptables", "-I", *rule)
+        try:
+            yield
+        finally:
+            for machine in machines:
+                for rule in rules:
+                    self.cluster.on_node(machine, "iptables", "-D", *rule)
+
+    def policy(self) -> str:
+        """Return the name of the policy in effect for the queue."""
+        return self.queue().get("policy") or ""
+
+    def clear(self) -> None:
+        """Empty the books."""
+        self.kubectl("exec", "books-0", "--", "redis-cli", "flushall")
+
     def wait_back(self, name: str, lost: str) -> None:
         """Wait until another pod has taken the lost one's place and is ready."""
         self.cluster.wait_for_object(
@@ -216,11 +247,11 @@ class RabbitMQNodes:
         ]
         return sum(int(float(x.split()[-1])) for x in lines if x.startswith("muster_task_extra_runs_total"))
 
-    def sending(self, count: int, seconds: float) -> "Sending":
-        """Begin to send so many tasks one after another, each of which takes so long."""
+    def sending(self, count: int, seconds: float, *, pause_seconds: float = 0) -> "Sending":
+        """Begin to send so many tasks one after another, each of which takes so long; pause after each."""
         process = self._kubectl("exec", "-i", "deploy/client", "--", "python", "-c", SEND)
         assert process.stdin is not None
-        process.stdin.write(json.dumps(["shop.tasks.pack", [seconds], count]))
+        process.stdin.write(json.dumps(["shop.tasks.pack", [seconds], count, pause_seconds]))
         process.stdin.close()
         process.stdin = None
         return Sending(process)

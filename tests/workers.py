@@ -69,7 +69,7 @@ class Worker:
 
     def _died(self):
         if self.process.poll() is not None:
-            raise RuntimeError(f"the worker ended with {self.process.returncode}:\n{self.log}")
+            raise RuntimeError(f"the worker ended with {self.process.returncode}:\n{self.log[-20_000:]}")
         return False
 
     def metric(self, start):
@@ -96,7 +96,9 @@ class Worker:
 
     def __exit__(self, error, *_):
         if error is not None:  # pytest shows it beside the failure
-            print(f"--- {self.process.args}, port {self.port}, exit code {self.process.poll()}:\n{self.log}")
+            print(
+                f"--- {self.process.args}, port {self.port}, exit code {self.process.poll()}:\n{self.log[-20_000:]}"
+            )
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -10,65 +10,61 @@ import pytest
 from installation import Installation
 from kube import Cluster
 from rabbitmq_nodes import NODES, RabbitMQNodes, disks, pod_of
-from waiting import wait_for
+from waiting import stays, wait_for
 
 WORKERS = 3
+PARTITION_SECONDS = 30
 
 
-@pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace with disks for three nodes."""
+@pytest.fixture(scope="module")
+def example(cluster: Cluster, muster_installed: Installation) -> Iterator[RabbitMQNodes]:
+    """The three nodes of the example, a client and workers; the operator sees to that namespace as well."""
     name = f"rabbitmq-{secrets.token_hex(3)}"
     with disks(cluster, name):
         cluster.create_namespace(name)
-        yield name
-        cluster.delete_namespace(name, timeout_seconds=180)
+        muster_installed.serve(name)
+        found = RabbitMQNodes(muster_installed.cluster, name)
+        try:
+            found.open(WORKERS)
+            yield found
+        finally:
+            found.close()
+            muster_installed.serve()
+            cluster.delete_namespace(name, timeout_seconds=180)
 
 
 @pytest.fixture
-def nodes(namespace: str, muster_installed: Installation) -> Iterator[RabbitMQNodes]:
-    """The three nodes of the example, a client and workers; the operator sees to that namespace as well."""
-    muster_installed.serve(namespace)
-    found = RabbitMQNodes(muster_installed.cluster, namespace)
-    try:
-        found.open(WORKERS)
-        yield found
-    finally:
-        found.close()
-        muster_installed.serve()
+def nodes(example: RabbitMQNodes) -> RabbitMQNodes:
+    """The same for each test, with empty books and all that a test before it may have taken away."""
+    all_members(example)
+    example.clear()
+    return example
 
 
-@pytest.mark.soak("On the cluster: the loss of the node that leads a quorum queue loses no task", repeat=0.3)
-def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes, account):
-    """Of three nodes the one that leads the queue, and that all are connected to, is lost while tasks are
-    sent and run. Each task that was confirmed ends, the node is a member again, and every worker runs tasks
-    again without having been started anew."""
-    before = wait_for(nodes.queue, until=lambda queue: len(queue.get("online", ())) == 3, what="3 members")
-    leader = pod_of(before["leader"])
+def all_members(nodes: RabbitMQNodes) -> dict:
+    """Wait until the three nodes are one cluster again, and members of the queue; return the queue."""
+    wait_for(nodes.members, until=lambda m: m == sorted(NODES), what="three nodes", timeout_seconds=120)
+    return wait_for(
+        nodes.queue,
+        until=lambda queue: len(queue.get("online", ())) == 3,
+        what="three members of the queue",
+        timeout_seconds=120,
+    )
+
+
+def under_way(nodes: RabbitMQNodes, leader: str) -> None:
+    """See that the node that leads the queue is the one that somebody is connected to."""
     connections = wait_for(
         lambda: nodes.ask("connections"),
         until=lambda found: len(found) >= 2 * WORKERS,
         what="two connections of each worker",
     )
-    assert {pod_of(each["node"]) for each in connections} == {leader} == {NODES[0]}
-    restarted = nodes.restarted()
-    with contextlib.closing(nodes.sending(2000, seconds=0.02)) as sending:
-        wait_for(nodes.ended, until=lambda count: count >= 100, what="100 ends", timeout_seconds=60)
-        ended_at_loss = nodes.ended()
-        lost = nodes.lose(leader)
-        lost_at = time.time()
-        assert sending.goes_on
-        told = sending.told()
-    sent_after = time.time() - lost_at
-    nodes.wait_back(leader, lost)
-    back_after = time.time() - lost_at
-    after = wait_for(
-        nodes.queue,
-        until=lambda queue: len(queue.get("online", ())) == 3,
-        what="three members of the queue are there again",
-        timeout_seconds=120,
-    )
-    assert nodes.members() == sorted(pod_of(each) for each in after["members"]) == sorted(NODES)
+    assert leader in {pod_of(each["node"]) for each in connections}
+
+
+def settle(nodes: RabbitMQNodes, told: dict, account, counted_before: int, **figures: float) -> str:
+    """Send a little more, wait for the end of all that was confirmed, hold the books against it; return what
+    is to be shown of it."""
     with contextlib.closing(nodes.sending(150, seconds=0.1)) as sending:
         last = sending.told()
     confirmed = [*told["confirmed"], *last["confirmed"]]
@@ -81,18 +77,74 @@ def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes
     )
     doubtful = {*told["doubtful"], *last["doubtful"]} & books.ends.keys()
     verdict = books.check([*confirmed, *doubtful])
-    extra_runs = nodes.extra_runs()
-    print(
-        f"\nmembers before: {before['members']}, led by {before['leader']}"
-        f"\nmembers after: {after['members']}, led by {after['leader']}"
-        f"\n{leader} was lost after {ended_at_loss} ends; all was sent {sent_after:.1f} s later, "
-        f"the node was back after {back_after:.1f} s"
-        f"\nledger: {verdict.figures()}, doubtful to the client {len(told['doubtful'])}, "
-        f"of which ran {len(doubtful)}, extra runs counted {extra_runs}"
-        f"\nworkers that had been started anew before the loss: {restarted or 'none'}"
-    )
-    account(verdict, counted=extra_runs, nodes_lost=1)
+    counted = nodes.extra_runs() - counted_before
+    account(verdict, counted=counted, **figures)
     assert not last["doubtful"]
     at_work = {worker.split("/")[0] for task in last["confirmed"] for worker in books.workers_of(task)}
     assert at_work == nodes.workers()
+    return (
+        f"ledger: {verdict.figures()}, doubtful to the client {len(told['doubtful'])}, "
+        f"of which ran {len(doubtful)}, extra runs counted {counted}"
+    )
+
+
+@pytest.mark.soak("On the cluster: the loss of the node that leads a quorum queue loses no task", repeat=0.3)
+def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes, account):
+    """Of three nodes the one that leads the queue, and that clients are connected to, is lost while tasks are
+    sent and run. Each task that was confirmed ends, the node is a member again, and every worker runs tasks
+    again without having been started anew."""
+    before = all_members(nodes)
+    leader = pod_of(before["leader"])
+    under_way(nodes, leader)
+    restarted, counted_before = nodes.restarted(), nodes.extra_runs()
+    with contextlib.closing(nodes.sending(2000, seconds=0.02)) as sending:
+        wait_for(nodes.ended, until=lambda count: count >= 100, what="100 ends", timeout_seconds=60)
+        ended_at_loss = nodes.ended()
+        lost = nodes.lose(leader)
+        lost_at = time.time()
+        assert sending.goes_on
+        told = sending.told()
+    sent_after = time.time() - lost_at
+    nodes.wait_back(leader, lost)
+    back_after = time.time() - lost_at
+    after = all_members(nodes)
+    shown = settle(nodes, told, account, counted_before, nodes_lost=1)
+    print(
+        f"\nmembers before: {before['members']}, led by {before['leader']}"
+        f"\nmembers after: {after['members']}, led by {after['leader']}, policy {nodes.policy() or 'none'}"
+        f"\n{leader} was lost after {ended_at_loss} ends; all was sent {sent_after:.1f} s later, "
+        f"the node was back after {back_after:.1f} s"
+        f"\n{shown}"
+        f"\nworkers that had been started anew before the loss: {restarted or 'none'}"
+    )
+    assert nodes.restarted() == restarted
+
+
+@pytest.mark.soak("On the cluster: a partition of 30 s loses no task", repeat=0.3)
+def test_nothing_is_lost_in_a_partition(nodes: RabbitMQNodes, account):
+    """The node that leads the queue is cut off from the two others for half a minute, while tasks are sent
+    and run; clients and workers reach all three. Tasks run again before it ends, each that was confirmed
+    ends, and no worker is started anew."""
+    before = all_members(nodes)
+    leader = pod_of(before["leader"])
+    restarted, counted_before = nodes.restarted(), nodes.extra_runs()
+    with contextlib.closing(nodes.sending(3000, seconds=0.02, pause_seconds=0.01)) as sending:
+        wait_for(nodes.ended, until=lambda count: count >= 100, what="100 ends", timeout_seconds=60)
+        with nodes.cut_off(leader):
+            begun = time.time()
+            ended_at_cut = nodes.ended()
+            stays(lambda: sending.goes_on, what="the client sends", seconds=PARTITION_SECONDS)
+            ended_at_end = nodes.ended()
+        told = sending.told()
+    after = all_members(nodes)
+    whole_after = time.time() - begun - PARTITION_SECONDS
+    shown = settle(nodes, told, account, counted_before, partitions=1)
+    print(
+        f"\nmembers before: {before['members']}, led by {before['leader']}"
+        f"\nmembers after: {after['members']}, led by {after['leader']}, policy {nodes.policy() or 'none'}"
+        f"\n{leader} was cut off for {PARTITION_SECONDS} s, {ended_at_end - ended_at_cut} tasks ended in it, "
+        f"the cluster was whole {whole_after:.1f} s after"
+        f"\n{shown}"
+    )
+    assert ended_at_end > ended_at_cut + 100, "the larger part goes on"
     assert nodes.restarted() == restarted
