@@ -96,9 +96,8 @@ class Worker:
 
     def __exit__(self, error, *_):
         if error is not None:  # pytest shows it beside the failure
-            print(
-                f"--- {self.process.args}, port {self.port}, exit code {self.process.poll()}:\n{self.log[-20_000:]}"
-            )
+            print(f"--- {self.process.args}, port {self.port}, exit code {self.process.poll()}:")
+            print(self.log[-20_000:])
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
