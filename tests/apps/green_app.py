@@ -19,7 +19,7 @@ import redis
 from muster import Muster
 from muster.pools.green import natives
 
-app = Muster("green", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+app = Muster("green", broker=os.environ["BROKER"], backend=os.environ.get("RESULTS", os.environ["BROKER"]))
 HUNDRED = 100
 _asking = 0
 

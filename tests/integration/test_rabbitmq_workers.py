@@ -91,6 +91,39 @@ def test_a_worker_runs_what_a_client_sends(place, pool):
         assert worker.wait() == 0
 
 
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_thousand_tasks_at_once_need_three_connections(rabbitmq, tmp_path, pool):
+    """Whatever runs at once, the worker holds two connections to the broker; one more is the client's."""
+    rabbitmq.declare("thousand", **{"x-queue-type": "quorum"})
+    results = f"sqlite:///{tmp_path}/results.db"
+    go = tmp_path / "go"
+    app = Muster("client", broker=rabbitmq.url, backend=results)
+    with (
+        contextlib.closing(app),
+        Worker(
+            *["green_app", pool, "-c", "1000", "-Q", "thousand"],
+            BROKER=rabbitmq.url,
+            RESULTS=results,
+            POOL=pool,
+            NAMES="127.0.0.1:9",  # nobody asks there
+        ) as worker,
+    ):
+        worker.wait_ready()
+        sent = [app.send_task("g.wait", (str(go),), queue="thousand") for _ in range(1000)]
+        wait_for(lambda: worker.metric("muster_worker_busy_slots") == 1000, what="a thousand run")
+        connections = wait_for(
+            lambda: rabbitmq.server.api("GET", f"vhosts/{rabbitmq.name}/connections"),
+            until=lambda found: len(found) >= 2,
+            what="the server to list connections",
+        )
+        assert len(connections) <= 3
+        go.touch()
+        for each in sent:
+            each.get(timeout=60)
+        worker.terminate()
+        assert worker.wait() == 0
+
+
 @pytest.mark.soak("RabbitMQ: a worker killed while it works loses nothing", repeat=True)
 @pytest.mark.parametrize("pool", POOLS)
 def test_what_a_killed_worker_held_runs_again(place, account, pool):
