@@ -62,8 +62,12 @@ class VirtualHost:
 class RabbitMQServer:
     """A rabbitmq-server on free loopback ports. Usable as a context manager; ports stay across restarts."""
 
-    def __init__(self, configuration: str = "", *, beside: "RabbitMQServer | None" = None) -> None:
-        """`configuration` is added to rabbitmq.conf; the server joins the cluster of the one `beside` it.
+    def __init__(
+        self, configuration: str = "", *, erlang: str = "", beside: "RabbitMQServer | None" = None
+    ) -> None:
+        """`configuration` is added to rabbitmq.conf, `erlang` to the arguments of Erlang.
+
+        The server joins the cluster of the one `beside` it.
 
         Raises `ServerMissingError`.
         """
@@ -112,7 +116,7 @@ class RabbitMQServer:
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel net_ticktime 8",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 1:1 +sbwt none -kernel net_ticktime 8 {erlang}",
         }
 
     def url(self, virtual_host: str = "/", user: str = "guest", password: str = "guest") -> str:

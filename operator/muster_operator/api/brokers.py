@@ -146,7 +146,7 @@ FIELDS: Final[tuple[FieldRow, ...]] = (
                 way=Way.POLICY,
                 words="`consumer-timeout`",
                 since=(3, 12),
-                instead="the server's own consumer_timeout holds, by default 30 minutes",
+                instead="the server's own consumer_timeout holds; workers renew what they hold",
             ),
         ),
         (

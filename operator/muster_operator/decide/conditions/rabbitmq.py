@@ -25,8 +25,8 @@ from muster_operator.model.world import QueueSnapshot
 
 from .broker import condition
 
-SERVERS_TIMEOUT: Final = timedelta(minutes=30)
-"""RabbitMQ's own consumer_timeout, unless its configuration says else; nobody can read it from outside."""
+OUTLIVED_TIMEOUT: Final = timedelta(minutes=5)
+"""Workers renew in good time what they hold, if they have so much. RabbitMQ's own is 30 minutes."""
 _ALARMS: Final = (("disk", Reason.DISK_ALARM), ("memory", Reason.MEMORY_ALARM))
 
 
@@ -193,29 +193,22 @@ def _under_replicated(queue: TaskQueue, host: VirtualHost) -> Condition | None:
 
 
 def _consumer_timeout(seen: QueueSnapshot, version: Version) -> Condition | None:
-    """Return None where no pool has a limit that could be too long, and none is asked for."""
-    asked = seen.task_queue.spec.consumer_timeout if version >= (3, 12) else None
-    timeout = SERVERS_TIMEOUT if asked is None else asked
+    """Return None where none is asked for, or the broker knows none of a queue."""
+    asked = seen.task_queue.spec.consumer_timeout
+    if asked is None or version < (3, 12):
+        return None
+    kind = ConditionType.CONSUMER_TIMEOUT_TOO_SHORT
     limits = {
         pool.metadata.name: limit
         for pool in seen.pools
         if (limit := pool.spec.limits.time_limit or pool.spec.limits.soft_time_limit) is not None
     }
-    kind = ConditionType.CONSUMER_TIMEOUT_TOO_SHORT
-    longer = sorted(name for name, limit in limits.items() if limit >= timeout)
-    if not longer:
-        return None if asked is None else condition(kind, False, Reason.AS_DECLARED)
-    whose = (
-        "spec.consumerTimeout is" if asked is not None else "RabbitMQ's own consumer_timeout is, by default,"
-    )
-    remedy = (
-        "set spec.consumerTimeout above it"
-        if version >= (3, 12)
-        else "raise consumer_timeout in its configuration"
-    )
+    longer = sorted(name for name, limit in limits.items() if limit >= asked)
+    if asked >= OUTLIVED_TIMEOUT or not longer:
+        return condition(kind, False, Reason.AS_DECLARED)
     message = (
-        f"{whose} {format_duration(timeout)}, and WorkerPool {longer[0]} lets a task run for "
-        f"{format_duration(limits[longer[0]])}: RabbitMQ would close its worker's channel; {remedy}"
+        f"spec.consumerTimeout is {format_duration(asked)}, and WorkerPool {longer[0]} lets a task run for "
+        f"{format_duration(limits[longer[0]])}: RabbitMQ would close its worker's channel; set it to "
+        f"{format_duration(OUTLIVED_TIMEOUT)} or more, which workers outlive"
     )
-    # what nobody has set here cannot be read either
-    return condition(kind, True if asked is not None else None, Reason.LIMIT_IS_LONGER, message)
+    return condition(kind, True, Reason.LIMIT_IS_LONGER, message)

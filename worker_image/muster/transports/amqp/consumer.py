@@ -28,6 +28,8 @@ MOST_PREFETCH: Final = 65_535
 """AMQP's own limit."""
 REMEMBERED: Final = 1000
 """So many consumers of a connection are remembered, those that were cancelled as well."""
+KEPT_PREFETCH: Final = 1000
+"""Of a queue that is ours alone."""
 MOST_CONSUMERS: Final = 4
 """Of one queue, before they are replaced by one."""
 
@@ -118,22 +120,23 @@ class Consumer:
 
     def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         consuming = self._all[method.consumer_tag]
+        self.buffers[consuming.queue].append(self._pushed(consuming, method, properties, body))
+        self.on_pushed()
+
+    def _pushed(self, consuming: _Consuming, method: Any, properties: Any, body: bytes) -> Pushed:
         consuming.open += 1
         self._open.append(method.delivery_tag)
-        self.buffers[consuming.queue].append(
-            Pushed(
-                method.delivery_tag,
-                consuming.queue,
-                method.exchange,
-                method.routing_key,
-                method.redelivered,
-                properties,
-                body,
-                time.monotonic(),
-                consuming,
-            )
+        return Pushed(
+            method.delivery_tag,
+            consuming.queue,
+            method.exchange,
+            method.routing_key,
+            method.redelivered,
+            properties,
+            body,
+            time.monotonic(),
+            consuming,
         )
-        self.on_pushed()
 
     # consuming
 
@@ -167,6 +170,17 @@ class Consumer:
         self._ask(
             lambda done: channel.basic_consume(queue, self._on_message, consumer_tag=tag, callback=done)
         )
+
+    def consume_kept(self, place: str, queue: str, heard: Callable[[Pushed], object]) -> None:
+        """Have what is in `place`, a queue of ours alone, pushed to `heard`, as messages of `queue`."""
+        channel = self.line.channel
+        consuming = _Consuming(queue, KEPT_PREFETCH)
+
+        def on_message(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            heard(self._pushed(consuming, method, properties, body))
+
+        self._ask(lambda done: channel.basic_qos(prefetch_count=KEPT_PREFETCH, callback=done))
+        self._ask(lambda done: channel.basic_consume(place, on_message, callback=done))
 
     def cancel(self, queues: Iterable[str] | None = None) -> None:
         """Have no more pushed, of these queues or of all; what is here or on its way stays ours."""
@@ -227,6 +241,18 @@ class Consumer:
             pushed.consumer.open -= 1
             self.line.channel.basic_nack(pushed.number, requeue=True)
             self._acked.add(pushed.number)
+
+    def reject(self, messages: Iterable[Pushed]) -> None:
+        """Be done with messages: their queue has them dead-lettered."""
+        self._assert_open()
+        for pushed in messages:
+            pushed.consumer.open -= 1
+            self.line.channel.basic_nack(pushed.number, requeue=False)
+            self._acked.add(pushed.number)
+
+    def holds(self, number: int) -> bool:
+        """Whether a message of this connection is not acknowledged yet."""
+        return number in self._open and number not in self._acked
 
     def _assert_open(self) -> None:
         if not self.line.is_open:

@@ -20,9 +20,14 @@ BEGUN: Final = "muster.begun."
 BEGUN_KEPT_MILLISECONDS: Final = 24 * 3600 * 1000
 """A count that nobody asks for is forgotten then."""
 
+KEPT: Final = "muster.kept."
+"""Prefix of the queues in which a worker keeps what it holds for long; see `kept`."""
+
 REASON_HEADER: Final = "x-muster-reason"
 TEXT_HEADER: Final = "x-muster-text"
 QUEUE_HEADER: Final = "x-muster-queue"
 """Why a dead letter is one, in a word and in a sentence, and which queue it comes from."""
 SUSPECT_HEADER: Final = "x-muster-suspect"
 """On the copy of a suspect that was given back."""
+KEPT_HEADER: Final = "x-muster-kept"
+"""On the copy by which a worker goes on holding a message: names it."""

@@ -6,7 +6,8 @@ server short of memory stops listening to who publishes, and acknowledgements ar
 A lease is the connection itself, by its heartbeat: when it ends, the broker gives everything back, and the
 tags of its life are worth nothing. What a message becomes (behind the others, one loss more, a dead letter,
 later) is a copy, confirmed before the original is acknowledged: so nothing is lost between, and giving back
-neither counts as a delivery of it nor marks it as possibly run. `suspects` tells those apart that may have.
+neither counts as a delivery of it nor marks it as possibly run. `suspects` tells those apart that may have,
+and `kept` renews what is held for longer than the server allows.
 
 RabbitMQ tells no time: `now` is this machine's.
 """
@@ -30,9 +31,11 @@ from muster.settings.environment import DeadLetter
 from muster.transports.amqp import suspects
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.consumer import Consumer, Pushed, is_suspect
+from muster.transports.amqp.kept import KEEP_AFTER_SECONDS, Keeper
 from muster.transports.amqp.line import Line, Parcel, Refusal
 from muster.transports.amqp.mailbox import Mailbox
 from muster.transports.amqp.names import (
+    KEPT_HEADER,
     QUEUE_HEADER,
     REASON_HEADER,
     REPORTS,
@@ -67,7 +70,9 @@ REMEMBERED: Final = 10_000
 """Of so many settlements and sendings it is remembered what was sent for them."""
 LOOK_AGAIN_SECONDS: Final = 1.0
 """How often a queue that is not there is looked for."""
-_NO_PLACE: Final = frozenset({"x-delivery-count", "x-death", "x-first-death-exchange", SUSPECT_HEADER})
+_NO_PLACE: Final = frozenset(
+    {"x-delivery-count", "x-death", "x-first-death-exchange", SUSPECT_HEADER, KEPT_HEADER}
+)
 """Headers that are not for a copy: the broker's own, and a mark that is set anew where it holds."""
 
 
@@ -87,6 +92,7 @@ class AmqpTransport:
 
     `delayed_type` and `create_missing_queues` are as for `outbox.Outbox`. `declare_queues`: the queues that
     it consumes, and their dead letters', are declared when they are not there; else they are waited for.
+    What is held for longer than `keep_after_seconds` is renewed; see `kept`.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class AmqpTransport:
         create_missing_queues: bool = True,
         declare_queues: bool = True,
         confirm_seconds: float = CONFIRM_SECONDS,
+        keep_after_seconds: float = KEEP_AFTER_SECONDS,
     ) -> None:
         heartbeat = max(MIN_HEARTBEAT_SECONDS, int(lease_seconds))
         places = addresses(url, heartbeat_seconds=heartbeat)
@@ -118,6 +125,14 @@ class AmqpTransport:
             declares=create_missing_queues,
             confirm_seconds=confirm_seconds,
             patient=False,
+        )
+        self._keeper = Keeper(
+            self.consumer,
+            self._out,
+            worker,
+            copy=_kept_copy,
+            renumbered=self._renumber,
+            after_seconds=keep_after_seconds,
         )
         self._tags = itertools.count(1)
         self._held: dict[str, Pushed] = {}
@@ -344,6 +359,10 @@ class AmqpTransport:
         if pushed is not None:
             self._counts.pop(pushed.number, None)
 
+    def _renumber(self, old: int, new: int) -> None:
+        if old in self._counts:
+            self._counts[new] = self._counts.pop(old)
+
     # suspects
 
     def _given_back(self, pushed: Pushed, eta: float = 0.0) -> Letter:
@@ -488,6 +507,8 @@ class AmqpTransport:
         if tick.reconcile:
             self._send_back([self._held.pop(tag) for tag in list(self._held) if tag not in held], {})
         gone = [tag for _, tag in tick.renew if tag not in self._held]
+        if self._is_clear():
+            self._keeper.keep(self._held.values(), self._confirm_seconds)
         given_back = self._give_back_what_waits_too_long()
         if self._consumes:  # a queue may have gone, or come
             self._look_for_queues()
@@ -600,6 +621,13 @@ class AmqpTransport:
 
 def _copied(pushed: Pushed, *, headers: Mapping[str, Any] | None = None, eta: float = 0.0) -> Letter:
     return Letter(pushed.queue, pushed.body, _changed(pushed.properties, headers or {}), eta)
+
+
+def _kept_copy(pushed: Pushed, place: str, headers: Mapping[str, Any]) -> Parcel:
+    """Return what goes on being held in a message's place; it has begun, should it ever come back."""
+    changed = _changed(pushed.properties, {SUSPECT_HEADER: True, **headers})
+    changed.delivery_mode = 2
+    return Parcel("", place, pushed.body, changed)
 
 
 def _changed(properties: Any, headers: Mapping[str, Any]) -> Any:
