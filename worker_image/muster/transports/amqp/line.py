@@ -364,6 +364,7 @@ class SideChannel:
         self._line = line
         self.channel = channel
         self._refused: Refusal | None = None
+        self._by_server = False
         channel.add_on_close_callback(self._on_closed)
 
     @property
@@ -371,7 +372,13 @@ class SideChannel:
         """Whether it can be used."""
         return bool(self.channel.is_open)
 
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the server has closed it, where it did so for what was asked here."""
+        return self._refused if self._by_server else None
+
     def _on_closed(self, _channel: Any, reason: BaseException) -> None:
+        self._by_server = isinstance(reason, amqp.ChannelClosedByBroker)
         code, text = getattr(reason, "reply_code", 0), getattr(reason, "reply_text", str(reason))
         self._refused = Refusal(code, text)
 

@@ -58,9 +58,13 @@ class Mailbox:
 
     def serve(self) -> None:
         """See to it that we are told. What the server refuses is asked for again, and logged."""
-        if (self._side is not None and self._side.is_open) or time.monotonic() < self._again_at:
+        side = self._side
+        if (side is not None and side.is_open) or time.monotonic() < self._again_at:
             return
+        self._side = None
         try:
+            if side is not None and side.refusal is not None:
+                raise side.refusal
             self._open()
         except Refusal as refusal:
             self._again_at = time.monotonic() + AGAIN_SECONDS
@@ -83,10 +87,9 @@ class Mailbox:
         side.ask(lambda done: channel.basic_consume(own, self._on_command, auto_ack=True, callback=done))
         side.ask(lambda done: channel.queue_declare(REVOKED, durable=True, arguments=STREAM, callback=done))
         side.ask(lambda done: channel.basic_qos(prefetch_count=_AT_ONCE, callback=done))
+        # its answer is not waited for: with a node of the cluster away it takes many seconds
         start = {"x-stream-offset": self._next or "first"}
-        side.ask(
-            lambda done: channel.basic_consume(REVOKED, self._on_revoked, arguments=start, callback=done)
-        )
+        channel.basic_consume(REVOKED, self._on_revoked, arguments=start)
 
     def _on_command(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
         self._commands.append(body)

@@ -4,7 +4,8 @@ RabbitMQ marks what comes back when a connection ends, and does not say whether 
 message is a suspect: it runs alone, and before each start of it one message is put into a queue on the broker
 that counts its starts. So whoever takes it next knows how many starts of it ended in a lost worker, and what
 lay beside it, begun or not, is not blamed for them. The queue is named by the task's id, and forgotten after
-a day.
+a day. It is a classic queue, on the node that made it: to declare a quorum queue takes seconds while a node
+of the cluster is away, which is when there are many suspects. A count that goes with its node begins anew.
 
 A worker's transport calls it, for suspects only. It knows no policy.
 """
@@ -32,7 +33,7 @@ def count_queue(pushed: Pushed) -> str:
 def starts_so_far(line: Line, pushed: Pushed) -> int:
     """Return how many starts were noted. What cannot be counted is 0: it runs once more rather than never."""
     name = count_queue(pushed)
-    arguments = {"x-expires": BEGUN_KEPT_MILLISECONDS}
+    arguments = {"x-queue-type": "classic", "x-expires": BEGUN_KEPT_MILLISECONDS}
     try:
         answer = line.ask(
             lambda done: line.channel.queue_declare(name, durable=True, arguments=arguments, callback=done)
