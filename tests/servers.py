@@ -4,13 +4,16 @@ Fixtures in `tests/conftest.py` start them; a test that needs to kill, stop or r
 of its own. A server keeps what it has confirmed across a kill, as production's should.
 """
 
+import contextlib
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -133,11 +136,24 @@ class RedisServer:
         self.close()
 
 
+def _ports(process: str) -> Iterator[int]:
+    """Yield ports below those of outgoing connections; each process of the tests has its own, in a ring."""
+    first = 10_000 + 4_000 * (int(process.removeprefix("gw") or 0) % 5)
+    start = random.randrange(4_000)
+    for number in itertools.count(start):
+        yield first + number % 4_000
+
+
+_PORTS = _ports(os.environ.get("PYTEST_XDIST_WORKER", ""))
+
+
 def free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a loopback port that nobody listens on, and that nobody is given while a server starts on it."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ring has no end")
 
 
 def dying_with_parent() -> list[str]:

@@ -79,6 +79,12 @@ def in_queue(host: VirtualHost, queue: str) -> int:
     return found.get("messages_unacknowledged", 1) + found.get("messages_ready", 1)
 
 
+def kept(host: VirtualHost) -> bool:
+    """Whether a copy has taken a message's place, by the server's word: there may be another on its way."""
+    copies = host.queue(kept_queue("one", "mail")).get("messages_unacknowledged", 0)
+    return in_queue(host, "mail") == 0 and copies >= 1
+
+
 @pytest.mark.parametrize("queue_type", TYPES)
 def test_the_server_takes_away_what_is_not_renewed(host, queue_type):
     """What the others are compared with: the timeout is real."""
@@ -126,7 +132,7 @@ def test_what_a_lost_worker_kept_goes_back_to_its_queue(host):
 
     def is_kept():
         assert not tick(worker, held)
-        return in_queue(host, "mail") == 0 and in_queue(host, kept_queue("one", "mail")) == 1
+        return kept(host)
 
     wait_for(is_kept, what="the copy is what is held")
     worker.consumer.line.close()
@@ -146,7 +152,7 @@ def test_a_worker_that_has_lost_its_connection_gives_back_what_it_kept(host):
     worker = transport(host, "one", 1.0)
     held = claim(worker)
     wait_for(
-        lambda: not tick(worker, held) and in_queue(host, kept_queue("one", "mail")) == 1,
+        lambda: not tick(worker, held) and kept(host),
         what="the copy is what is held",
     )
     worker.consumer.line.close()

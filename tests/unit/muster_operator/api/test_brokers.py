@@ -36,7 +36,7 @@ def test_what_the_table_refuses_a_rule_refuses_with_its_words():
 @pytest.mark.parametrize(
     ("column", "version", "says"),
     [
-        (Column.QUORUM_3, (3, 10), "by default 30 minutes"),
+        (Column.QUORUM_3, (3, 10), "workers renew what they hold"),
         (Column.QUORUM_3, (3, 12), ""),
         (Column.QUORUM_4, None, ""),
         (Column.REDIS, None, "while the lease is renewed"),

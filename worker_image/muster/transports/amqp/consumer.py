@@ -28,8 +28,6 @@ MOST_PREFETCH: Final = 65_535
 """AMQP's own limit."""
 REMEMBERED: Final = 1000
 """So many consumers of a connection are remembered, those that were cancelled as well."""
-KEPT_PREFETCH: Final = 1000
-"""Of a queue that is ours alone."""
 MOST_CONSUMERS: Final = 4
 """Of one queue, before they are replaced by one."""
 
@@ -171,16 +169,26 @@ class Consumer:
             lambda done: channel.basic_consume(queue, self._on_message, consumer_tag=tag, callback=done)
         )
 
-    def consume_kept(self, place: str, queue: str, heard: Callable[[Pushed], object]) -> None:
-        """Have what is in `place`, a queue of ours alone, pushed to `heard`, as messages of `queue`."""
+    def consume_kept(self, place: str, queue: str, heard: Callable[[Pushed], object]) -> bool:
+        """Have what is in `place`, a queue of ours alone, pushed to `heard`, as messages of `queue`.
+
+        Returns False when the node that we consume from does not know that queue.
+        """
+        side = self.line.new_channel()  # a refusal closes the channel on which it was asked
+        try:
+            side.ask(lambda done: side.channel.queue_declare(place, passive=True, callback=done))
+        except Refusal:
+            return False
+        side.channel.close()
         channel = self.line.channel
-        consuming = _Consuming(queue, KEPT_PREFETCH)
+        consuming = _Consuming(queue, MOST_PREFETCH)
 
         def on_message(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
             heard(self._pushed(consuming, method, properties, body))
 
-        self._ask(lambda done: channel.basic_qos(prefetch_count=KEPT_PREFETCH, callback=done))
+        self._ask(lambda done: channel.basic_qos(prefetch_count=MOST_PREFETCH, callback=done))
         self._ask(lambda done: channel.basic_consume(place, on_message, callback=done))
+        return True
 
     def cancel(self, queues: Iterable[str] | None = None) -> None:
         """Have no more pushed, of these queues or of all; what is here or on its way stays ours."""

@@ -5,9 +5,9 @@ by default, and with it all else that was held there. So whoever holds one for l
 of its own, takes it from there at once, and acknowledges the first: the copy's time begins anew. Nothing runs
 twice for that, since the copy is never claimed: it takes the other's place.
 
-When the worker is lost, nobody takes the copy any more. It lies there until its time to live is over, and
-goes from there to the queue that it came from, marked as one that has begun. If the connection is lost in the
-moment between copy and acknowledgement, both come back and the task runs once more than it would.
+When the worker is lost, nobody takes the copy any more. When its time to live is over, which it mostly is by
+then, it goes to the queue that it came from, marked as one that has begun. If the connection is lost between
+copy and acknowledgement, both come back and the task runs once more than it would.
 
 A worker's transport calls it, in its housekeeping. It knows no task.
 """
@@ -16,9 +16,11 @@ import hashlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from muster.errors import BrokerBlocked
 from muster.transports.amqp.consumer import Consumer, Pushed
 from muster.transports.amqp.line import Line, Parcel, Refusal
 from muster.transports.amqp.names import KEPT, KEPT_HEADER
@@ -29,8 +31,16 @@ KEEP_AFTER_SECONDS: Final = 240.0
 """RabbitMQ's documents name five minutes as the smallest sensible timeout; it looks once a minute."""
 ALONE_MILLISECONDS: Final = 30_000
 """How long a copy lies there when its worker is gone: longer than a reconnection takes."""
-UNUSED_MILLISECONDS: Final = 24 * 3600 * 1000
+UNUSED_MILLISECONDS: Final = 3600 * 1000
 """A queue that nobody consumes is removed then; long before that it is empty."""
+TIMEOUT_MILLISECONDS: Final = 1_800_000
+"""What holds for what is kept, where RabbitMQ has a timeout for each queue: its own default."""
+AGAIN_SECONDS: Final = 15.0
+"""When a queue is tried again of which something could not be renewed."""
+UNDER_WAY_SECONDS: Final = 60.0
+"""For how long a copy is awaited before there is another."""
+FORGOTTEN_SECONDS: Final = 3600.0
+"""A copy that has not come by then does not come."""
 
 
 def kept_queue(worker: str, queue: str) -> str:
@@ -58,12 +68,16 @@ class Keeper:
         self._copy = copy
         self._renumbered = renumbered
         self._after_seconds = after_seconds
+        self._mark = uuid.uuid4().hex
+        """No copy of another's is taken for one of ours."""
         self._names = itertools.count(1)
         self._life = 0
         self._ready: set[str] = set()
         """Queues whose keeping queue is there and consumed, in this life of the connection."""
-        self._awaited: dict[str, Pushed] = {}
-        """By the copy's name: whose copies are on their way to us."""
+        self._again_at: dict[str, float] = {}
+        """Queues of which something could not be renewed, and when they are tried again."""
+        self._awaited: dict[str, tuple[Pushed, float]] = {}
+        """By the copy's name: whose copies are on their way to us, and since when."""
 
     def keep(self, held: Iterable[Pushed], confirm_seconds: float) -> None:
         """Renew what has been held for long. Raises BrokerUnavailable."""
@@ -72,29 +86,60 @@ class Keeper:
             self._ready.clear()
             self._awaited.clear()
         now = time.monotonic()
-        parcels = []
-        for pushed in [each for each in held if now - each.at > self._after_seconds]:
-            pushed.at = now  # what the server does not take now is tried again when it is late once more
-            if self._prepare(pushed.queue):
-                name = f"{self._life}:{next(self._names)}"
-                self._awaited[name] = pushed
+        late = [each for each in held if now - each.at > self._after_seconds]
+        if not late:
+            return
+        self._awaited = {
+            name: (pushed, at) for name, (pushed, at) in self._awaited.items() if now - at < FORGOTTEN_SECONDS
+        }
+        under_way = {id(pushed) for pushed, at in self._awaited.values() if now - at < UNDER_WAY_SECONDS}
+        parcels: list[tuple[str, Parcel]] = []
+        for pushed in late:
+            if id(pushed) not in under_way and self._prepare(pushed.queue, now):
+                name = f"{self._mark}:{next(self._names)}"
+                self._awaited[name] = (pushed, now)
                 place = kept_queue(self._worker, pushed.queue)
-                parcels.append(self._copy(pushed, place, {KEPT_HEADER: name}))
+                parcels.append((pushed.queue, self._copy(pushed, place, {KEPT_HEADER: name})))
         if not parcels:
             return
-        answered = self._line.publish(parcels, confirm_seconds, patient=False)
-        failed = [parcels[place] for place in answered.rejected]
-        failed += [each for each in parcels if (each.exchange, each.routing_key) in answered.returned]
-        if failed:
-            for parcel in failed:
-                self._awaited.pop(parcel.properties.headers[KEPT_HEADER], None)
-            self._ready.clear()
-            logger.warning("%d messages that are held for long could not be renewed", len(failed))
+        # the first one alone: when the server takes no messages, it says so then, and no others are under way
+        if not self._send(parcels[:1], confirm_seconds, now):
+            for _, parcel in parcels[1:]:
+                del self._awaited[parcel.properties.headers[KEPT_HEADER]]
+        elif parcels[1:]:
+            self._send(parcels[1:], confirm_seconds, now)
 
-    def _prepare(self, queue: str) -> bool:
+    def _send(self, parcels: Sequence[tuple[str, Parcel]], confirm_seconds: float, now: float) -> bool:
+        """Publish copies; return whether the server goes on taking them."""
+        try:
+            answered = self._line.publish([each for _, each in parcels], confirm_seconds, patient=False)
+        except BrokerBlocked:
+            return False  # those that were sent come when it takes messages again
+        except Refusal as refusal:
+            self._again_at |= dict.fromkeys((queue for queue, _ in parcels), now + AGAIN_SECONDS)
+            logger.warning("a message that is held for long could not be renewed: %s", refusal)
+            return False
+        rejected = set(answered.rejected)
+        failed = 0
+        for place, (queue, parcel) in enumerate(parcels):
+            missing = (parcel.exchange, parcel.routing_key) in answered.returned
+            if missing:
+                self._ready.discard(queue)
+            if missing or place in rejected:
+                failed += 1
+                self._again_at[queue] = now + AGAIN_SECONDS
+                self._awaited.pop(parcel.properties.headers[KEPT_HEADER], None)
+        if failed:
+            logger.warning("%d messages that are held for long could not be renewed yet", failed)
+        return True
+
+    def _prepare(self, queue: str, now: float) -> bool:
         """See that the keeping queue is there, and that what comes into it is pushed to us."""
+        if now < self._again_at.get(queue, 0.0):
+            return False
         if queue in self._ready:
             return True
+        self._again_at[queue] = now + AGAIN_SECONDS
         name = kept_queue(self._worker, queue)
         arguments = {
             "x-queue-type": "quorum",
@@ -104,6 +149,7 @@ class Keeper:
             "x-dead-letter-routing-key": queue,
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
+            "x-consumer-timeout": TIMEOUT_MILLISECONDS,
         }
         try:
             self._line.ask(
@@ -119,16 +165,19 @@ class Keeper:
                 refusal,
             )
             return False
-        self._consumer.consume_kept(name, queue, self._on_kept)
+        if not self._consumer.consume_kept(name, queue, self._on_kept):
+            return False  # its node has not heard of it yet
         self._ready.add(queue)
+        del self._again_at[queue]
         return True
 
     def _on_kept(self, copy: Pushed) -> None:
         """Put a copy in the place of what it is a copy of."""
-        pushed = self._awaited.pop((copy.properties.headers or {}).get(KEPT_HEADER, ""), None)
-        if pushed is None:  # of an earlier life, in which its first went back: both are there
+        found = self._awaited.pop((copy.properties.headers or {}).get(KEPT_HEADER, ""), None)
+        if found is None:  # of an earlier life, in which its first went back: both are there
             self._consumer.reject([copy])
             return
+        pushed, _ = found
         if not self._consumer.holds(pushed.number):
             self._consumer.ack([copy])  # its task has ended in the meantime
             return

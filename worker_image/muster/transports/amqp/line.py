@@ -354,7 +354,11 @@ class Line:
 
     def _answered(self) -> Answered:
         sent = self._sent - self._first + 1
-        return Answered(set(self._returned), sorted(tag - self._first for tag in self._rejected), sent)
+        return Answered(
+            set(self._returned),
+            sorted(tag - self._first for tag in self._rejected if tag >= self._first),
+            sent,
+        )
 
 
 class SideChannel:

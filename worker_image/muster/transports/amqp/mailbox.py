@@ -67,6 +67,7 @@ class Mailbox:
                 raise side.refusal
             self._open()
         except Refusal as refusal:
+            self._side = None
             self._again_at = time.monotonic() + AGAIN_SECONDS
             if self._said == str(refusal):
                 return

@@ -71,9 +71,9 @@ REMEMBERED: Final = 10_000
 LOOK_AGAIN_SECONDS: Final = 1.0
 """How often a queue that is not there is looked for."""
 _NO_PLACE: Final = frozenset(
-    {"x-delivery-count", "x-death", "x-first-death-exchange", SUSPECT_HEADER, KEPT_HEADER}
+    {"CC", "BCC", "x-delivery-count", "x-death", "x-first-death-exchange", SUSPECT_HEADER, KEPT_HEADER}
 )
-"""Headers that are not for a copy: the broker's own, and a mark that is set anew where it holds."""
+"""Headers that are not for a copy: the broker's own, other queues, and marks that are set anew."""
 
 
 class _Job(msgspec.Struct):
