@@ -93,16 +93,18 @@ def pytest_make_collect_report(collector: pytest.Collector):
     return report
 
 
-def _start(server: type[RedisServer | RabbitMQServer]) -> Any:
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup():
+    """A server whose program is missing here skips the tests that ask for it, whoever starts it."""
     try:
-        return server().start()
+        return (yield)
     except ServerMissingError as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
 def _shared_redis_server() -> Iterator[RedisServer]:
-    server = _start(RedisServer)
+    server = RedisServer().start()
     yield server
     server.close()
 
@@ -119,14 +121,14 @@ def redis_server(_shared_redis_server: RedisServer) -> Iterator[RedisServer]:
 @pytest.fixture
 def own_redis_server() -> Iterator[RedisServer]:
     """A Redis server of this test's own, to be killed, stopped and restarted."""
-    server = _start(RedisServer)
+    server = RedisServer().start()
     yield server
     server.close()
 
 
 @pytest.fixture(scope="session")
 def _shared_rabbitmq_server() -> Iterator[RabbitMQServer]:
-    server = _start(RabbitMQServer)
+    server = RabbitMQServer().start()
     yield server
     server.close()
 
@@ -141,6 +143,6 @@ def rabbitmq(_shared_rabbitmq_server: RabbitMQServer) -> Iterator[VirtualHost]:
 @pytest.fixture
 def own_rabbitmq_server() -> Iterator[RabbitMQServer]:
     """A RabbitMQ of this test's own, to be killed, stopped, filled and restarted."""
-    server = _start(RabbitMQServer)
+    server = RabbitMQServer().start()
     yield server
     server.close()

@@ -288,7 +288,7 @@ def test_changes_are_seen_within_a_second(place, record_property):
 
 
 def test_ten_thousand_schedules(place, record_property):
-    """They are read, one change among them is seen, and due at one moment all are sent."""
+    """They are read, one change among them is seen in a second, and due at one moment all are sent."""
     due = datetime.now(UTC) + timedelta(seconds=20)
     created = due - timedelta(hours=1)
     entries = [
@@ -318,6 +318,7 @@ def test_ten_thousand_schedules(place, record_property):
             every_seconds=0.01,
         )
         record_property("change_seconds", time.monotonic() - begin)
+        assert time.monotonic() - begin < 1
         wait_for(
             lambda: beat.metric("muster_beat_ticks_total") == 9_999, what="all ticks", timeout_seconds=60
         )
@@ -327,7 +328,7 @@ def test_ten_thousand_schedules(place, record_property):
         lag = beat.metric("muster_beat_lag_seconds_sum") / 9_999
         record_property("mean_lag_seconds", lag)
         record_property("within_2_s", beat.metric('muster_beat_lag_seconds_bucket{le="2.0"}'))
-        assert lag < 30, "a few seconds, on a machine that does much besides"
+        assert lag < 5
         beat.terminate()
         assert beat.wait() == 0
 
@@ -342,7 +343,7 @@ def test_the_lag_of_a_tick(place, record_property):
         count = beat.metric("muster_beat_lag_seconds_count") - first[0]
         mean = (beat.metric("muster_beat_lag_seconds_sum") - first[1]) / count
         record_property("mean_lag_seconds", mean)
-        assert mean < 5, "some milliseconds, on a machine that does much besides"
+        assert mean < 0.5
         finish(place, entry, beat)
 
 

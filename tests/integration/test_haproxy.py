@@ -11,7 +11,6 @@ from ledger import Ledger
 from muster import Muster
 from muster.errors import BrokerUnavailable
 from rabbitmq import RabbitMQServer
-from servers import ServerMissingError
 from waiting import stays, wait_for
 from workers import Worker
 
@@ -30,11 +29,8 @@ PARTITIONS = "cluster_partition_handling = pause_minority\n"
 def nodes() -> Iterator[list[RabbitMQServer]]:
     """Three nodes that are one cluster."""
     with contextlib.ExitStack() as stack:
-        try:
-            first = stack.enter_context(RabbitMQServer(PARTITIONS))
-            others = [stack.enter_context(RabbitMQServer(PARTITIONS, beside=first)) for _ in range(2)]
-        except ServerMissingError as error:
-            pytest.skip(str(error))
+        first = stack.enter_context(RabbitMQServer(PARTITIONS))
+        others = [stack.enter_context(RabbitMQServer(PARTITIONS, beside=first)) for _ in range(2)]
         wait_for(
             lambda: sum(node["running"] for node in first.api("GET", "nodes")),
             until=lambda running: running == 3,
@@ -46,11 +42,7 @@ def nodes() -> Iterator[list[RabbitMQServer]]:
 @pytest.fixture
 def proxy(nodes: list[RabbitMQServer]) -> Iterator[HAProxy]:
     """HAProxy in front of them."""
-    try:
-        made = HAProxy([node.port for node in nodes], idle_seconds=IDLE_SECONDS)
-    except ServerMissingError as error:
-        pytest.skip(str(error))
-    with made:
+    with HAProxy([node.port for node in nodes], idle_seconds=IDLE_SECONDS) as made:
         yield made
 
 

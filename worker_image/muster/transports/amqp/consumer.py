@@ -244,18 +244,17 @@ class Consumer:
 
     def requeue(self, messages: Iterable[Pushed]) -> None:
         """Have messages put back where they were, marked as redelivered."""
-        self._assert_open()
-        for pushed in messages:
-            pushed.consumer.open -= 1
-            self.line.channel.basic_nack(pushed.number, requeue=True)
-            self._acked.add(pushed.number)
+        self._refuse(messages, requeue=True)
 
     def reject(self, messages: Iterable[Pushed]) -> None:
         """Be done with messages: their queue has them dead-lettered."""
+        self._refuse(messages, requeue=False)
+
+    def _refuse(self, messages: Iterable[Pushed], *, requeue: bool) -> None:
         self._assert_open()
         for pushed in messages:
             pushed.consumer.open -= 1
-            self.line.channel.basic_nack(pushed.number, requeue=False)
+            self.line.channel.basic_nack(pushed.number, requeue=requeue)
             self._acked.add(pushed.number)
 
     def holds(self, number: int) -> bool:
