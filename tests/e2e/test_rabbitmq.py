@@ -16,8 +16,8 @@ WORKERS = 3
 PARTITION_SECONDS = 30
 
 
-@pytest.fixture(scope="module")
-def example(cluster: Cluster, muster_installed: Installation) -> Iterator[RabbitMQNodes]:
+@pytest.fixture
+def nodes(cluster: Cluster, muster_installed: Installation) -> Iterator[RabbitMQNodes]:
     """The three nodes of the example, a client and workers; the operator sees to that namespace as well."""
     name = f"rabbitmq-{secrets.token_hex(3)}"
     with disks(cluster, name):
@@ -33,33 +33,17 @@ def example(cluster: Cluster, muster_installed: Installation) -> Iterator[Rabbit
             cluster.delete_namespace(name, timeout_seconds=180)
 
 
-@pytest.fixture
-def nodes(example: RabbitMQNodes) -> RabbitMQNodes:
-    """The same for each test, with empty books and all that a test before it may have taken away."""
-    all_members(example)
-    example.clear()
-    return example
-
-
 def all_members(nodes: RabbitMQNodes) -> dict:
     """Wait until the three nodes are one cluster again, and members of the queue; return the queue."""
     wait_for(nodes.members, until=lambda m: m == sorted(NODES), what="three nodes", timeout_seconds=120)
-    return wait_for(
+    queue = wait_for(
         nodes.queue,
         until=lambda queue: len(queue.get("online", ())) == 3,
         what="three members of the queue",
         timeout_seconds=120,
     )
-
-
-def under_way(nodes: RabbitMQNodes, leader: str) -> None:
-    """See that the node that leads the queue is the one that somebody is connected to."""
-    connections = wait_for(
-        lambda: nodes.ask("connections"),
-        until=lambda found: len(found) >= 2 * WORKERS,
-        what="two connections of each worker",
-    )
-    assert leader in {pod_of(each["node"]) for each in connections}
+    assert nodes.members() == sorted(pod_of(each) for each in queue["members"]) == sorted(NODES)
+    return queue
 
 
 def settle(nodes: RabbitMQNodes, told: dict, account, counted_before: int, **figures: float) -> str:
@@ -88,15 +72,30 @@ def settle(nodes: RabbitMQNodes, told: dict, account, counted_before: int, **fig
     )
 
 
-@pytest.mark.soak("On the cluster: the loss of the node that leads a quorum queue loses no task", repeat=0.3)
+@pytest.mark.soak("On the cluster: a lost node and a partition of 30 s lose no task", repeat=0.3)
 def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes, account):
-    """Of three nodes the one that leads the queue, and that clients are connected to, is lost while tasks are
-    sent and run. Each task that was confirmed ends, the node is a member again, and every worker runs tasks
-    again without having been started anew."""
+    """Of three nodes the one that leads the queue, and that all are connected to, is lost while tasks are
+    sent and run. Then the one that leads it now is cut off from the others for half a minute. Each task that
+    was confirmed ends, all three are members again, and no worker has been started anew."""
+    restarted = nodes.restarted()
+    print(f"\nworkers that had been started anew before: {restarted or 'none'}")
+    lose_the_leader(nodes, account)
+    nodes.clear()
+    cut_off_the_leader(nodes, account)
+    assert nodes.restarted() == restarted
+
+
+def lose_the_leader(nodes: RabbitMQNodes, account) -> None:
+    """It is a member again after it, and every worker runs tasks."""
     before = all_members(nodes)
     leader = pod_of(before["leader"])
-    under_way(nodes, leader)
-    restarted, counted_before = nodes.restarted(), nodes.extra_runs()
+    connections = wait_for(
+        lambda: nodes.ask("connections"),
+        until=lambda found: len(found) >= 2 * WORKERS,
+        what="two connections of each worker",
+    )
+    assert {pod_of(each["node"]) for each in connections} == {leader} == {NODES[0]}
+    counted_before = nodes.extra_runs()
     with contextlib.closing(nodes.sending(2000, seconds=0.02)) as sending:
         wait_for(nodes.ended, until=lambda count: count >= 100, what="100 ends", timeout_seconds=60)
         ended_at_loss = nodes.ended()
@@ -115,19 +114,14 @@ def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes
         f"\n{leader} was lost after {ended_at_loss} ends; all was sent {sent_after:.1f} s later, "
         f"the node was back after {back_after:.1f} s"
         f"\n{shown}"
-        f"\nworkers that had been started anew before the loss: {restarted or 'none'}"
     )
-    assert nodes.restarted() == restarted
 
 
-@pytest.mark.soak("On the cluster: a partition of 30 s loses no task", repeat=0.3)
-def test_nothing_is_lost_in_a_partition(nodes: RabbitMQNodes, account):
-    """The node that leads the queue is cut off from the two others for half a minute, while tasks are sent
-    and run; clients and workers reach all three. Tasks run again soon after, at the latest; each that was
-    confirmed ends, and no worker is started anew."""
+def cut_off_the_leader(nodes: RabbitMQNodes, account) -> None:
+    """Clients and workers reach all three. Tasks run again soon after the end of it, at the latest."""
     before = all_members(nodes)
     leader = pod_of(before["leader"])
-    restarted, counted_before = nodes.restarted(), nodes.extra_runs()
+    counted_before = nodes.extra_runs()
     with contextlib.closing(nodes.sending(3000, seconds=0.02, pause_seconds=0.01)) as sending:
         wait_for(nodes.ended, until=lambda count: count >= 100, what="100 ends", timeout_seconds=60)
         with nodes.cut_off(leader):
@@ -149,4 +143,3 @@ def test_nothing_is_lost_in_a_partition(nodes: RabbitMQNodes, account):
         f"the next {again_after:.1f} s after; the cluster was whole {whole_after:.1f} s after"
         f"\n{shown}"
     )
-    assert nodes.restarted() == restarted
