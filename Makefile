@@ -90,7 +90,7 @@ unchanged: generate  ## fail if generated files differ from what is committed or
 
 .PHONY: test
 test: static servers cluster  ## everything, with real Redis and the kind cluster; installs what is missing
-	$(BIN)/pytest -n 3 --durations=40
+	$(BIN)/pytest -n 2 --durations=40
 
 .PHONY: cluster
 cluster:  ## bring up the kind cluster of kind-config.yaml, or mend it

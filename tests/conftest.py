@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Of several processes (`-n 3`) let one run the cluster's tests, which mostly wait, from the start."""
+    """Of several processes (`-n 2`) let one run the cluster's tests, which mostly wait, from the start."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ClusterInOneProcess(LoadScopeScheduling):
