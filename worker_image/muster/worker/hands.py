@@ -117,7 +117,13 @@ class Hands:
         """
         if self._isolated:
             return False
-        return bool(self._alone) or bool(self.waiting and self.held[self.waiting[0]].job.alone)
+        return self._one_is_alone or bool(self.waiting and self.held[self.waiting[0]].job.alone)
+
+    @property
+    def _one_is_alone(self) -> bool:
+        """Whether the pool has a job that must be alone in its process, or gets it once its ack is answered."""
+        asked = (self.held[number].job for number in self.acking if number in self.held)
+        return bool(self._alone) or any(job.alone for job in asked)
 
     def leases(self) -> list[tuple[str, str]]:
         """Return (queue, tag) of those whose lease is to be renewed."""
@@ -274,9 +280,11 @@ class Hands:
         """Take so many of those that wait off the list; one that must be alone when the pool is empty."""
         if self._isolated:
             return [self.waiting.popleft() for _ in range(max(0, min(room, len(self.waiting))))]
-        others = len(self.held) - self.coming
+        if self._one_is_alone:
+            return []
+        others = len(self.held) - len(self.waiting)
         taken: list[int] = []
-        while self.waiting and len(taken) < room and not self._alone:
+        while self.waiting and len(taken) < room:
             alone = self.held[self.waiting[0]].job.alone
             if alone and (others or taken):
                 break

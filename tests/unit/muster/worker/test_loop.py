@@ -878,6 +878,23 @@ def test_what_must_be_alone_in_its_process_runs_when_nothing_else_does(fleet):
     assert len(pool.started) == 6
 
 
+def test_what_must_be_alone_is_so_when_its_early_ack_is_answered_late(fleet):
+    """Nothing else begins while the broker has not said whether it may."""
+    world = fleet("one", kind=OneProcess, plain={}, early={"acks_late": False})
+    [pool], [line] = world.pools.values(), world.lines.values()
+    pool.takes["early"] = 0.2
+    losses = iter([True, True, True])
+    line.unanswered = lambda asked: acks_early(asked) and next(losses, False)
+    lost = with_loss(task_message("early", "lost"), "WorkerLost")
+    world.broker.publisher().publish([Publication("mail", lost)])
+    world.publish("plain", 4)
+    for _ in range(800):
+        world.run(0.005)
+        running = [pool.ids[number] for number in pool.active]
+        assert "lost" not in running or len(running) == 1
+    assert len(pool.started) == 5
+
+
 def test_what_the_broker_cannot_take_now_is_said_again(fleet):
     """A settlement that it leaves open stays ours, with its lease, until it is answered; others are done."""
     world = fleet("one", plain={})
