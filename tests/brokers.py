@@ -56,6 +56,11 @@ def raws(deliveries):
     return [delivery.raw for delivery in deliveries]
 
 
+def ids(deliveries):
+    """The tasks' ids of what was claimed."""
+    return [peek(delivery.raw).id for delivery in deliveries]
+
+
 def settle(transport, delivery, verdict, **details):
     settlement = Settlement(tag=delivery.tag, queue=delivery.queue, verdict=verdict, **details)
     [ours] = transport.turn(Turn(settle=[settlement])).settled

@@ -9,7 +9,7 @@ import time
 import pika
 import pytest
 
-from brokers import POOL, OnRabbitMQ, claim, message, raws, settle, start
+from brokers import POOL, OnRabbitMQ, claim, ids, message, raws, settle, start
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.settings.environment import DeadLetter
@@ -38,10 +38,6 @@ def classic(rabbitmq):
     made.declare("mail", "other", "mail.dead")
     yield made
     made.close()
-
-
-def ids(deliveries):
-    return [peek(delivery.raw).id for delivery in deliveries]
 
 
 def all_claimed(transport):

@@ -216,32 +216,32 @@ def test_what_is_over_the_rate_of_all_workers_waits_on_the_broker(broker, run):
     assert not settle(transport, deliveries[-1], Verdict.ACK), "it is not ours any more"
 
 
-def test_all_workers_together_keep_a_rate(broker):
+def test_all_workers_together_keep_a_rate(any_broker):
     """Two workers that take what they get never start more than the rate in any window, and lose no time."""
     rate = read_rate("20/s", whose="")
-    broker.publish(*(message(str(n)) for n in range(12)))
-    workers = [broker.transport(worker=name) for name in ("one", "two")]
-    begin, started = broker.now(), []
+    any_broker.publish(*(message(str(n)) for n in range(12)))
+    workers = [any_broker.transport(worker=name) for name in ("one", "two")]
+    begin, started = any_broker.now(), []
     while len(started) < 12:
         for worker in workers:
             worker.tick(Tick())
             deliveries = claim(worker, 4)
             turned = start_at_a_rate(worker, deliveries, rate)
             started += [turned.now] * sum(turned.started)
-        assert broker.now() < begin + 30
-        broker.elapse(0.01)
+        assert any_broker.now() < begin + 30
+        any_broker.elapse(0.01)
     for first in range(12):
         for last in range(first, 12):
             most = 1 + (started[last] - started[first] + rate.tolerance_seconds) / rate.interval_seconds
             assert last - first + 1 <= most + 1e-3
 
 
-def test_a_rate_is_counted_as_the_decision_says(broker):
+def test_a_rate_is_counted_as_the_decision_says(any_broker):
     """Every broker computes what `core.rate` computes, start by start, and remembers it between turns."""
-    transport, pace = broker.transport(), Pace()
+    transport, pace = any_broker.transport(), Pace()
     for texts in (["1/m", "60/m", "7/s"], ["7/s", "7/s"], ["60/m"]):
         rates = [read_rate(text, whose="") for text in texts]
-        broker.publish(*(message(str(n)) for n in range(len(rates))))
+        any_broker.publish(*(message(str(n)) for n in range(len(rates))))
         deliveries = claim(transport)
         starts = [Start(d.tag, d.queue, "", "t", r) for d, r in zip(deliveries, rates, strict=True)]
         turned = transport.turn(Turn(start=starts))
@@ -250,10 +250,10 @@ def test_a_rate_is_counted_as_the_decision_says(broker):
             assert turned.put_off.get(delivery.tag, 0.0) == pytest.approx(until, abs=1e-4)
 
 
-def test_rates_of_two_tasks_are_two(broker):
+def test_rates_of_two_tasks_are_two(any_broker):
     """One that is used up holds nobody else up, nor does a start without a rate."""
-    broker.publish(*(message(str(n)) for n in range(4)))
-    transport = broker.transport()
+    any_broker.publish(*(message(str(n)) for n in range(4)))
+    transport = any_broker.transport()
     first, second, third, fourth = claim(transport)
     rate = read_rate("1/h", whose="")
     assert list(start_at_a_rate(transport, [first, second], rate, "one").started) == [True, False]
@@ -261,10 +261,10 @@ def test_rates_of_two_tasks_are_two(broker):
     assert start(transport, fourth)
 
 
-def test_a_start_at_a_rate_that_is_not_ours_uses_nothing_up(broker):
+def test_a_start_at_a_rate_that_is_not_ours_uses_nothing_up(any_broker):
     """What was settled or lost takes no other message's turn."""
-    broker.publish(message("1"), message("2"))
-    transport = broker.transport()
+    any_broker.publish(message("1"), message("2"))
+    transport = any_broker.transport()
     first, second = claim(transport)
     assert settle(transport, first, Verdict.ACK)
     rate = read_rate("1/h", whose="")

@@ -23,6 +23,11 @@ def app(redis_server):
     app.close()
 
 
+@pytest.fixture(params=["redis_server", "rabbitmq"])
+def broker_url(request):
+    return request.getfixturevalue(request.param).url
+
+
 def assert_within(rate, times, late_seconds):
     """No window has more than the rate allows; a line of the ledger may be so late on a busy machine."""
     for first in range(len(times)):
@@ -32,10 +37,12 @@ def assert_within(rate, times, late_seconds):
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_two_workers_together_keep_a_global_rate(redis_server, ledger, app, pool):
+def test_two_workers_together_keep_a_global_rate(broker_url, redis_server, ledger, pool):
     """20/s for all: forty tasks take two seconds, and a task without a limit does not wait for them."""
+    app = Muster("client", broker=broker_url, backend=redis_server.url)
     environment = {
-        "BROKER": redis_server.url,
+        "BROKER": broker_url,
+        "RESULTS": redis_server.url,
         "LEDGER": str(ledger.path),
         "MUSTER_GLOBAL_RATE_LIMITS": json.dumps({"ledger.work": "20/s"}),
     }
@@ -47,6 +54,7 @@ def test_two_workers_together_keep_a_global_rate(redis_server, ledger, app, pool
         free = app.send_task("ledger.early")
         free.get(timeout=20)
         assert len(ledger.starts) < 41
+        app.close()
         wait_for(lambda: len(ledger.starts) == 41, what="every task has started")
         put_off = sum(worker.metric("muster_task_rate_limited_total") for worker in (one, two))
     limited = sorted(at for task_id, at in ledger.started_at.items() if task_id != free.id)

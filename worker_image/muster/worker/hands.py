@@ -121,7 +121,7 @@ class Hands:
 
     @property
     def _one_is_alone(self) -> bool:
-        """Whether the pool has a job that must be alone in its process, or gets it once its ack is answered."""
+        """Whether the pool has a job that must be alone, or gets it when its ack is answered."""
         asked = (self.held[number].job for number in self.acking if number in self.held)
         return bool(self._alone) or any(job.alone for job in asked)
 

@@ -450,18 +450,6 @@ _SHOWN = 5
 
 def without_effect(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
     """Return a sentence for each thing that the worker or a task was told and that has no effect here."""
-    return [*_not_on_this_broker(options), *_not_in_this_pool(options, tasks)]
-
-
-def _not_on_this_broker(options: WorkerOptions) -> list[str]:
-    if not options.global_rate_limits or not options.broker_url.startswith(("amqp", "pyamqp")):
-        return []
-    named = _listed(sorted(options.global_rate_limits))
-    why = "RabbitMQ has no place to count the starts of all workers; give each worker a rate of its own"
-    return [f"the global rate of {named} has no effect: {why}"]
-
-
-def _not_in_this_pool(options: WorkerOptions, tasks: Mapping[str, TaskPolicy]) -> list[str]:
     found = _limits_without_effect(options, tasks)
     for what, said in (
         ("max-tasks-per-child", options.max_tasks_per_child),

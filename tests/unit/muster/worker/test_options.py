@@ -365,11 +365,3 @@ def test_more_than_one_task_at_once_is_told_of_a_solo_worker():
     assert without_effect(options({"pool": "solo"}, application={"worker_concurrency": 4}), {}) == [sentence]
     for said in ({}, {"concurrency": 1}):
         assert without_effect(options({"pool": "solo", **said}), {}) == []
-
-
-def test_a_global_rate_has_no_effect_on_rabbitmq():
-    """There is no place to count it; on Redis nothing is said."""
-    told = {"global_rate_limits": {"shop.send": "10/s"}}
-    [sentence] = without_effect(options({"broker_url": "amqp://h"}, told), {})
-    assert sentence.startswith("the global rate of shop.send has no effect: RabbitMQ has no place to count")
-    assert without_effect(options({}, told), {}) == []

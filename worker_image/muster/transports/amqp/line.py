@@ -60,6 +60,14 @@ class Answered(msgspec.Struct, frozen=True):
     """How many were sent at all, from the first."""
 
 
+class Taken(msgspec.Struct, frozen=True):
+    """A message that was asked for."""
+
+    tag: int
+    """To be acknowledged on the line's channel."""
+    body: bytes
+
+
 class Refusal(Exception):
     """The server has closed the channel because of what was asked; `code` is AMQP's."""
 
@@ -93,6 +101,8 @@ class Line:
         self._open_tags: set[int] = set()
         self._rejected: set[int] = set()
         self._returned: list[tuple[str, str]] = []
+        self._got: list[Taken | None] = []
+        """The answer to the last `get`."""
 
     @property
     def is_open(self) -> bool:
@@ -154,6 +164,7 @@ class Line:
         self._channel = self._connection.channel()
         self._channel.add_on_close_callback(self._on_channel_closed)
         self._channel.add_on_return_callback(self._on_returned)
+        self._channel.add_callback(lambda _empty: self._got.append(None), [Basic.GetEmpty], one_shot=False)
         self.wait(lambda: self._channel.is_open, CONNECT_SECONDS)
         self.ask(lambda done: self._channel.confirm_delivery(self._on_confirmed, done))
 
@@ -291,6 +302,23 @@ class Line:
                 return None
             raise
         return int(answer.method.message_count)
+
+    def get(self, queue: str) -> Taken | None:
+        """Take one message out of a queue, to be acknowledged; None: there is none. Raises Refusal."""
+        self._got = []
+
+        def take(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+            self._got.append(Taken(method.delivery_tag, body))
+
+        self._channel.basic_get(queue, take)
+        self.wait(lambda: self._got, ANSWER_SECONDS)
+        return self._got[0]
+
+    def rest(self, seconds: float) -> None:
+        """Let others have a moment, hearing what the server says meanwhile."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._pump(left)
 
     @property
     def channel(self) -> Any:

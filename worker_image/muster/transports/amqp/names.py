@@ -20,6 +20,13 @@ BEGUN: Final = "muster.begun."
 BEGUN_KEPT_MILLISECONDS: Final = 24 * 3600 * 1000
 """A count that nobody asks for is forgotten then."""
 
+PACE: Final = "muster.pace."
+"""Prefix of the queues that say how often a task may start in all workers together; see `paces`."""
+PACE_LOCK: Final = "muster.pace_lock."
+"""Prefix of the exclusive queues of who makes such a queue."""
+PACE_KEPT_MILLISECONDS: Final = 7 * 24 * 3600 * 1000
+"""A pace that nobody asks for is forgotten then: longer than any allowance takes to fill up."""
+
 KEPT: Final = "muster.kept."
 """Prefix of the queues in which a worker keeps what it holds for long; see `kept`."""
 

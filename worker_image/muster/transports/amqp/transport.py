@@ -7,7 +7,8 @@ A lease is the connection itself, by its heartbeat: when it ends, the broker giv
 tags of its life are worth nothing. What a message becomes (behind the others, one loss more, a dead letter,
 later) is a copy, confirmed before the original is acknowledged: so nothing is lost between, and giving back
 neither counts as a delivery of it nor marks it as possibly run. `suspects` tells those apart that may have,
-and `kept` renews what is held for longer than the server allows.
+`kept` renews what is held for longer than the server allows, and `paces` says how often a task may start in
+all workers together.
 
 RabbitMQ tells no time: `now` is this machine's.
 """
@@ -16,6 +17,7 @@ import copy
 import heapq
 import itertools
 import logging
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ import msgspec
 import pika
 from pika.exceptions import AMQPError
 
+from muster.core.rate import Rate
 from muster.errors import BrokerBlocked, BrokerUnavailable
 from muster.settings.environment import DeadLetter
 from muster.transports.amqp import suspects
@@ -43,6 +46,7 @@ from muster.transports.amqp.names import (
     TEXT_HEADER,
 )
 from muster.transports.amqp.outbox import CONFIRM_SECONDS, Left, Letter, Outbox, letter
+from muster.transports.amqp.paces import Paces
 from muster.transports.amqp.watch import AmqpWatch
 from muster.transports.base import (
     Delivery,
@@ -70,6 +74,8 @@ REMEMBERED: Final = 10_000
 """Of so many settlements and sendings it is remembered what was sent for them."""
 LOOK_AGAIN_SECONDS: Final = 1.0
 """How often a queue that is not there is looked for."""
+ASK_AGAIN_SECONDS: Final = (0.05, 0.25)
+"""A start whose rate others are asking for asks again after some time between these."""
 _NO_PLACE: Final = frozenset(
     {"CC", "BCC", "x-delivery-count", "x-death", "x-first-death-exchange", SUSPECT_HEADER, KEPT_HEADER}
 )
@@ -134,6 +140,11 @@ class AmqpTransport:
             renumbered=self._renumber,
             after_seconds=keep_after_seconds,
         )
+        self._paces = Paces(
+            self._out, confirm_seconds=confirm_seconds, lost_after_seconds=3 * heartbeat + confirm_seconds
+        )
+        self._put_off: list[Settlement] = []
+        """Of starts that wait for their rate and that the broker has not taken back: said until it has."""
         self._tags = itertools.count(1)
         self._held: dict[str, Pushed] = {}
         self._counts: dict[int, int] = {}
@@ -171,6 +182,7 @@ class AmqpTransport:
         if not (self._out.is_open and self._out.check()):
             self._out.open()
             self._outbox.forget()
+            self._paces.forget()
             self._under_way = []
             self._graves.clear()
             self._reports_there = False
@@ -202,26 +214,40 @@ class AmqpTransport:
 
     def _turn(self, turn: Turn) -> Turned:
         self._connect()
-        ours = [self._held.get(each.tag) for each in turn.settle]
+        settled, unsent = self._carry_out([*turn.settle, *self._put_off], turn.send)
+        self._leave_undone(self._put_off, settled[len(turn.settle) :])
+        now = time.time()
+        put_off = self._over_rates(turn.start, now)
+        return Turned(
+            settled=settled[: len(turn.settle)],
+            unsent=unsent,
+            started=[each.tag not in put_off and self._start(each) for each in turn.start],
+            put_off=put_off,
+            deliveries=self._claim(turn.claim, turn.run),
+            now=now,
+        )
+
+    def _carry_out(
+        self, settlements: Sequence[Settlement], sendings: Sequence[Sending]
+    ) -> tuple[list[bool | None], dict[str, str]]:
+        """Return `Turned.settled` and `Turned.unsent`."""
+        ours = [self._held.get(each.tag) for each in settlements]
         settling = [
             _Job(each.tag, self._letters(each, pushed))
-            for each, pushed in zip(turn.settle, ours, strict=True)
+            for each, pushed in zip(settlements, ours, strict=True)
         ]
-        sending, refused = _sendings(turn.send)
+        sending, refused = _sendings(sendings)
         self._deliver([*settling, *sending])
         settled = [
             self._settle(each, pushed, job)
-            for each, pushed, job in zip(turn.settle, ours, settling, strict=True)
+            for each, pushed, job in zip(settlements, ours, settling, strict=True)
         ]
-        self._acknowledge(turn.settle, ours, settled)
-        started = [self._start(each) for each in turn.start]
-        return Turned(
-            settled=settled,
-            unsent=refused | {job.key: reason for job in sending if (reason := _unsent(job)) is not None},
-            started=started,
-            deliveries=self._claim(turn.claim, turn.run),
-            now=time.time(),
-        )
+        self._acknowledge(settlements, ours, settled)
+        return settled, refused | {job.key: reason for job in sending if (reason := _unsent(job)) is not None}
+
+    def _leave_undone(self, settlements: Sequence[Settlement], settled: Sequence[bool | None]) -> None:
+        undone = zip(settlements, settled, strict=True)
+        self._put_off = [each for each, done in undone if done is None]
 
     def _deliver(self, jobs: Sequence[_Job]) -> None:
         """Send what has not been sent before; note in each job what could not be."""
@@ -264,6 +290,9 @@ class AmqpTransport:
         self._under_way = []
         return True
 
+    def _is_under_way(self, tag: str) -> bool:
+        return any(key == tag for key, _ in self._under_way)
+
     def _remember(self, key: str, place: int) -> None:
         self._sent.setdefault(key, set()).add(place)
         while len(self._sent) > REMEMBERED:
@@ -284,7 +313,9 @@ class AmqpTransport:
                 case Verdict.DEAD:
                     letters.append(self._dead_letter(pushed, settlement.reason, settlement.text))
                 case Verdict.DEFER if (
-                    settlement.tag in self._sent or settlement.eta - time.time() > WAIT_HERE_SECONDS
+                    settlement.eta - time.time() > WAIT_HERE_SECONDS
+                    or settlement.tag in self._sent
+                    or self._is_under_way(settlement.tag)
                 ):
                     letters.append(self._given_back(pushed, settlement.eta))
                 case Verdict.REQUEUE:
@@ -301,8 +332,7 @@ class AmqpTransport:
         if pushed is None:
             return verdict is Verdict.ACK_EARLY and settlement.tag in self._early
         if job.waits or job.rejected or job.missing:
-            under_way = any(key == settlement.tag for key, _ in self._under_way)
-            if under_way or verdict not in {Verdict.RETURN, Verdict.REQUEUE}:
+            if self._is_under_way(settlement.tag) or verdict not in {Verdict.RETURN, Verdict.REQUEUE}:
                 return None
             self.consumer.requeue([pushed])  # its own place takes it in any case
             self._let_go(settlement.tag)
@@ -381,9 +411,46 @@ class AmqpTransport:
         if is_suspect(pushed):
             suspects.forget(self._out, pushed)
 
-    def _start(self, start: Start) -> bool:
+    # starts
+
+    def _find(self, start: Start) -> Pushed | None:
         pushed = self._held.get(start.tag)
-        if pushed is None or pushed.queue != start.queue:
+        return pushed if pushed is not None and pushed.queue == start.queue else None
+
+    def _over_rates(self, starts: Sequence[Start], now: float) -> dict[str, float]:
+        """Put off what the rate of all workers does not let start now; return until when, by tag."""
+        by_task: dict[str, list[tuple[str, Rate]]] = {}
+        queues = {each.tag: each.queue for each in starts}
+        for each in starts:
+            if each.rate is not None and self._find(each) is not None:
+                by_task.setdefault(each.task, []).append((each.tag, each.rate))
+        until: dict[str, float] = {}
+        for task, asked in by_task.items():
+            answers = self._ask_rate(task, [rate for _, rate in asked], now)
+            until |= {tag: at for (tag, _), at in zip(asked, answers, strict=True) if at}
+        if until:
+            waits = [
+                Settlement(tag=tag, queue=queues[tag], verdict=Verdict.DEFER, eta=at)
+                for tag, at in until.items()
+            ]
+            self._leave_undone(waits, self._carry_out(waits, ())[0])
+        return until
+
+    def _ask_rate(self, task: str, rates: Sequence[Rate], now: float) -> list[float]:
+        answers = None
+        if self._is_clear():
+            try:
+                answers = self._paces.ask(task, rates, now)
+            except Refusal as refusal:
+                raise BrokerUnavailable(
+                    f"RabbitMQ at {self._out.place}: the rate of {task}: {refusal}"
+                ) from None
+        soon = now + random.uniform(*ASK_AGAIN_SECONDS)  # so that workers do not meet again
+        return [soon] * len(rates) if answers is None else answers
+
+    def _start(self, start: Start) -> bool:
+        pushed = self._find(start)
+        if pushed is None:
             return False
         if is_suspect(pushed) and self._is_clear():  # else this one is not counted
             try:
@@ -504,6 +571,9 @@ class AmqpTransport:
         self._mailbox.serve()
         self.consumer.sync()
         held = {tag for _, tag in tick.renew}
+        if self._put_off:
+            self._leave_undone(self._put_off, self._carry_out(self._put_off, ())[0])
+        held |= {each.tag for each in self._put_off}
         if tick.reconcile:
             self._send_back([self._held.pop(tag) for tag in list(self._held) if tag not in held], {})
         gone = [tag for _, tag in tick.renew if tag not in self._held]
