@@ -6,6 +6,7 @@ import celery
 import pytest
 
 from muster import Muster
+from muster.core.age import Source
 from muster.core.effects import Publication
 from muster.transports.base import Turn
 from muster.transports.connect import connect_observer, connect_publisher, connect_transport
@@ -44,7 +45,7 @@ def worker(redis_server):
 
 def oldest(observer, queue="mail"):
     found = observer.depths([queue], horizon_seconds=0)[queue].oldest
-    return found and (found.measured, found.seconds)
+    return found and (found.source is Source.MEASURED, found.seconds)
 
 
 def waited(observer, seconds, queue="mail"):

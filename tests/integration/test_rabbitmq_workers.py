@@ -91,6 +91,32 @@ def test_a_worker_runs_what_a_client_sends(place, pool):
         assert worker.wait() == 0
 
 
+def test_the_age_of_the_oldest_message_is_estimated(place, tmp_path):
+    """It grows while nobody takes it; behind the one that a worker has taken stand younger ones."""
+    go = tmp_path / "go"
+
+    def oldest():
+        return place.observer.depths(["celery"], horizon_seconds=0)["celery"].oldest
+
+    assert oldest() is None
+    place.send(1, until=str(go))
+    began = time.monotonic()
+    first = wait_for(oldest, until=lambda age: age is not None and age.seconds > 2, what="some age")
+    assert first.source == "Estimated"
+    assert first.seconds <= time.monotonic() - began
+    place.send(3, seconds=0.01)
+    with place.worker("threads", "-c", "1") as worker:
+        younger = wait_for(
+            oldest, until=lambda age: age is not None and age.seconds < 2, what="the first to be taken"
+        )
+        assert younger.seconds < time.monotonic() - began - 2
+        go.touch()
+        place.wait_ended()
+        assert oldest() is None
+        worker.terminate()
+        assert worker.wait() == 0
+
+
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_a_thousand_tasks_at_once_need_three_connections(rabbitmq, tmp_path, pool):
     """Whatever runs at once, the worker holds two connections to the broker; one more is the client's."""

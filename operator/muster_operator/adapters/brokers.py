@@ -22,7 +22,6 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import redis
 
-from muster.core.age import Age
 from muster.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -96,12 +95,8 @@ def queue_reading(depth: QueueDepth) -> QueueReading:
         waiting=depth.waiting,
         dead=depth.dead,
         oldest_age_seconds=depth.oldest.seconds if depth.oldest else None,
-        oldest_age_source=_source(depth.oldest) if depth.oldest else None,
+        oldest_age_source=Source(depth.oldest.source) if depth.oldest else None,
     )
-
-
-def _source(age: Age) -> Source:
-    return Source.MEASURED if age.measured else Source.TRACKED
 
 
 def worker_view(report: WorkerReport, at: datetime) -> WorkerView:

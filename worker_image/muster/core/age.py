@@ -6,6 +6,7 @@ oldest had entered. Nothing here knows what a message is about, or where the lis
 """
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
@@ -18,12 +19,22 @@ PRECISION: Final = 0.05
 hundreds of marks, however long the oldest message waits."""
 
 
+class Source(StrEnum):
+    """How an age was obtained; the values are those of `status.oldestAgeSource`."""
+
+    MEASURED = "Measured"
+    """The message says since when it waits."""
+    TRACKED = "Tracked"
+    """It has been seen to wait for at least so long."""
+    ESTIMATED = "Estimated"
+    """From the queue's length and from what workers take; see `core.flow`."""
+
+
 class Age(msgspec.Struct, frozen=True):
     """How long a message has waited, by the broker's clock."""
 
     seconds: float
-    measured: bool
-    """The message says since when it waits; False: it has been seen to wait for at least so long."""
+    source: Source
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -54,10 +65,11 @@ def follow(before: Track | None, *, newest: bytes, length: int, behind: int | No
     entered = before.marks[-1].entered + behind
     marks = (*before.marks, Mark(now, entered)) if behind else before.marks
     gone = entered - length
-    return Track(newest, _thinned([mark for mark in marks if mark.entered > gone], now))
+    return Track(newest, thinned([mark for mark in marks if mark.entered > gone], now))
 
 
-def _thinned(marks: Sequence[Mark], now: float) -> tuple[Mark, ...]:
+def thinned(marks: Sequence[Mark], now: float) -> tuple[Mark, ...]:
+    """Return the marks, at least one, without those that are too close to others."""
     kept = [marks[0]]
     for mark, following in pairwise(marks[1:]):
         if following.at - kept[-1].at > PRECISION * (now - following.at):
@@ -73,13 +85,13 @@ def age(oldest: bytes, track: Track | None, now: float) -> Age | None:
     """
     since = waits_since(oldest)
     if since is not None:
-        return Age(max(0.0, now - since), measured=True)
+        return Age(max(0.0, now - since), Source.MEASURED)
     if track is not None:
-        return Age(max(0.0, now - track.marks[0].at), measured=False)
+        return Age(max(0.0, now - track.marks[0].at), Source.TRACKED)
     return None
 
 
 def greatest(ages: Iterable[Age | None]) -> Age | None:
     """Return the age of the message that waits longest, of the oldest in each list."""
     told = (each for each in ages if each is not None)
-    return max(told, key=lambda each: (each.seconds, each.measured), default=None)
+    return max(told, key=lambda each: (each.seconds, each.source is Source.MEASURED), default=None)

@@ -50,7 +50,7 @@ def _boolean(value: Any) -> bool:
 def _integer(value: Any) -> int:
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or isinstance(value, bool) or (isinstance(value, float) and number != value):
         raise ValueError(f"must be a whole number, not {value!r}")
@@ -60,7 +60,7 @@ def _integer(value: Any) -> int:
 def _number(value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isnan(number):
         raise ValueError(f"must be a number, not {value!r}")

@@ -40,6 +40,8 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     tasks: dict[str, TaskStatistics] = {}
     hands: dict[str, tuple[int, int]] = {}
     """Queue → (claimed, running) of the messages in hand; where the broker pushes them it cannot tell."""
+    taken: dict[str, int] = {}
+    """Queue → how many of its messages came into our hands since the worker's start."""
     extra_runs: list[tuple[str, str, str, int]] = []
     """(queue, task, cause, how often) of starts beyond the first."""
     settings: dict[str, str] = {}

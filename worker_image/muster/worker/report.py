@@ -56,6 +56,7 @@ def make_report(
         ready=not draining,
         tasks=tasks,
         hands=_by_queue(held, {run.number for run in running}),
+        taken=dict(tally.taken),
         extra_runs=[
             (queue, task, cause, count)
             for (queue, task), counts in tally.tasks.items()

@@ -59,6 +59,8 @@ class Tally:
     def __init__(self) -> None:
         self.tasks: dict[tuple[str, str], TaskTally] = {}
         """(queue, task) → counts."""
+        self.taken: dict[str, int] = {}
+        """Queue → messages that came into our hands."""
         self.dead: dict[tuple[str, str], int] = {}
         """(queue, reason) → dead letters."""
 

@@ -5,7 +5,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.core.age import PRECISION, Age, Mark, Track, age, follow, greatest
+from muster.core.age import PRECISION, Age, Mark, Source, Track, age, follow, greatest
 from muster.wire.message import pack
 
 NOW = 1_800_000_000.0
@@ -154,18 +154,18 @@ def test_a_track_stays_short():
 def test_a_message_that_tells_its_age_is_believed():
     """Since it was published, or since its ETA if that came later; never before the broker's now."""
     track = Track(b"", (Mark(NOW - 500, 1),))
-    assert age(message(int(NOW) - 30), track, NOW) == Age(30, measured=True)
-    assert age(message(int(NOW) - 30, eta="2027-01-15T07:59:50+00:00"), None, NOW) == Age(10, measured=True)
-    assert age(message(int(NOW) - 30, eta="2027-01-15T08:01:00+00:00"), None, NOW) == Age(0, measured=True)
-    assert age(message(int(NOW) + 5), None, NOW) == Age(0, measured=True)
-    assert age(UNSTAMPED, track, NOW) == Age(500, measured=False)
-    assert age(b"no message at all", track, NOW) == Age(500, measured=False)
+    assert age(message(int(NOW) - 30), track, NOW) == Age(30, Source.MEASURED)
+    assert age(message(int(NOW) - 30, eta="2027-01-15T07:59:50+00:00"), None, NOW) == Age(10, Source.MEASURED)
+    assert age(message(int(NOW) - 30, eta="2027-01-15T08:01:00+00:00"), None, NOW) == Age(0, Source.MEASURED)
+    assert age(message(int(NOW) + 5), None, NOW) == Age(0, Source.MEASURED)
+    assert age(UNSTAMPED, track, NOW) == Age(500, Source.TRACKED)
+    assert age(b"no message at all", track, NOW) == Age(500, Source.TRACKED)
     assert age(UNSTAMPED, None, NOW) is None
 
 
 def test_the_oldest_of_all_lists_counts():
     """What nobody can tell is left out; of two equal ages the measured one is shown."""
-    young, old = Age(1, measured=True), Age(9, measured=False)
+    young, old = Age(1, Source.MEASURED), Age(9, Source.TRACKED)
     assert greatest([young, None, old]) == old
-    assert greatest([old, Age(9, measured=True)]).measured
+    assert greatest([old, Age(9, Source.MEASURED)]).source is Source.MEASURED
     assert greatest([None]) is None

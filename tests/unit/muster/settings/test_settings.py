@@ -1,12 +1,13 @@
 """The settings' table against the real Celery's, and how a configuration is resolved."""
 
+import math
 import pickle
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from celery.app.defaults import _TO_NEW_KEY, NAMESPACES, flatten
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from muster.errors import ConfigurationError
@@ -219,6 +220,8 @@ values = (
 )
 
 
+@example({"worker_concurrency": math.inf})
+@example({"result_expires": 10**400})
 @given(st.dictionaries(st.sampled_from([row.name for row in TABLE]), values, max_size=4))
 def test_any_value_is_read_or_refused(mapping):
     """Whatever a setting is set to, it is read, and again the same, or refused naming the source."""

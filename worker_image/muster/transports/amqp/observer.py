@@ -1,8 +1,9 @@
 """Reads a virtual host of RabbitMQ for the operator, `muster dev` and people; tells workers what to do.
 
 What stands in a queue is asked for by passive declarations, which are right at once where the management API
-is seconds behind. What workers hold they say themselves, in their reports. What waits for its time stands in
-Celery's delayed queues, whatever queue it is for: nobody can say whose it is, only whether there is any.
+is seconds behind. What workers hold and take they say themselves, in their reports; from that the age of the
+oldest message is estimated. What waits for its time stands in Celery's delayed queues, whatever queue it is
+for: nobody can say whose it is, only whether there is any.
 """
 
 import time
@@ -12,6 +13,7 @@ from typing import Any, Final
 import msgspec
 import pika
 
+from muster.core import flow
 from muster.errors import BrokerUnavailable, PermissionDenied
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.delayed import ENTRY, LEVELS, level_name
@@ -47,6 +49,9 @@ class AmqpObserver:
         self._listening = False
         self._heard: dict[tuple[str, str], _Heard] = {}
         """(pool, worker) → its last report."""
+        self._taken: dict[str, int] = {}
+        """Queue → messages that workers have taken since we have first heard of each."""
+        self._flows: dict[str, flow.Flow] = {}
         self._extra_runs: dict[tuple[str, str, str], int] = {}
         """Of workers that are gone."""
 
@@ -59,17 +64,23 @@ class AmqpObserver:
         self._listen()
         waiting = 0 if self._nothing_waits() else None
         held = self._held()
+        self._flows = {queue: known for queue, known in self._flows.items() if queue in set(queues)}
         return {queue: self._depth(queue, waiting, *held.get(queue, (0, 0))) for queue in queues}
 
     def _depth(self, queue: str, waiting: int | None, claimed: int, running: int) -> QueueDepth:
+        ready, now = self._count(queue), time.monotonic()
+        taken = self._taken.get(queue, 0)
+        followed = flow.follow(self._flows.get(queue), ready=ready, taken=taken, now=now)
+        self._flows[queue] = followed
         return QueueDepth(
-            ready=self._count(queue),
+            ready=ready,
             claimed=claimed,
             running=running,
             expired=0,  # what a lost worker held is back in its queue
             due=0,
             waiting=waiting,
             dead=self._count(self.dead_letters.get(queue, f"{queue}.dead")),
+            oldest=flow.age(followed, now),
         )
 
     def _count(self, queue: str) -> int:
@@ -135,7 +146,16 @@ class AmqpObserver:
             worker = report.worker
         except msgspec.DecodeError:
             report, worker = None, ""  # whoever asks for reports judges it
+        if report is not None:
+            self._note_taken(self._heard.get((method.routing_key, worker)), report)
         self._heard[method.routing_key, worker] = _Heard(time.monotonic(), body, report)
+
+    def _note_taken(self, before: _Heard | None, report: WorkerReport) -> None:
+        if before is None or before.report is None:  # what it took before we heard of it has left long ago
+            return
+        for queue, count in report.taken.items():
+            more = count - before.report.taken.get(queue, 0)
+            self._taken[queue] = self._taken.get(queue, 0) + max(0, more)
 
     def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
         """Return (age in seconds, report) of the pool's workers that we have heard of."""
