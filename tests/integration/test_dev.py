@@ -441,6 +441,30 @@ def test_a_secret_in_the_folder_names_the_broker(redis_server, tmp_path):
     assert found["summaries"]
 
 
+def test_on_rabbitmq_queues_are_made_as_declared_before_the_command_begins(rabbitmq, tmp_path):
+    """By the operator's own code: their type and policies are there, and the client finds them."""
+    folder = tmp_path / "quickstart"
+    shutil.copytree(QUICKSTART, folder)
+    queues = folder / "taskqueue.yaml"
+    queues.write_text(queues.read_text().replace("spec:\n", "spec:\n  type: Quorum\n  maxLength: 100000\n"))
+    management = rabbitmq.server.management_url
+    (folder / "secret.yaml").write_text(
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: broker}\n"
+        f"stringData: {{url: '{rabbitmq.url}', managementUrl: '{management}'}}\n"
+    )
+    small = Path(sysconfig.get_path("stdlib")) / "asyncio"
+    totals = tmp_path / "totals.json"
+    client = f"python {folder / 'submit.py'} {small} --json {totals}"
+    with Dev(tmp_path, folder, "--run", client) as dev:
+        assert dev.wait() == 0, dev.output
+        dev.assert_nothing_left()
+    assert_same(json.loads(totals.read_text()), [str(path) for path in small.rglob("*.py")])
+    assert [rabbitmq.queue(queue)["type"] for queue in ("files", "summaries")] == ["quorum", "quorum"]
+    policies = rabbitmq.server.api("GET", f"policies/{rabbitmq.name}")
+    bounds = {each["pattern"]: each["definition"].get("max-length") for each in policies}
+    assert bounds["^(?:files|summaries)$"] == 100_000
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

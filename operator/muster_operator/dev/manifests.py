@@ -104,10 +104,6 @@ def declare(documents: Sequence[Document], now: datetime) -> Declared:
                 f"is declared in {earlier.file}, document {earlier.number}, already; remove one of them"
             )
         objects[type(made)][key] = made
-        if isinstance(made, TaskQueue) and made.spec.type is QueueType.QUORUM:
-            notes.append(
-                f"TaskQueue {made.metadata.name}: type Quorum is RabbitMQ's; one computer keeps one copy"
-            )
     notes += _unkept(objects[TaskQueue], objects[dict])
     return Declared(
         queues=objects[TaskQueue],
@@ -119,10 +115,13 @@ def declare(documents: Sequence[Document], now: datetime) -> Declared:
 
 
 def _unkept(queues: Mapping[Key, TaskQueue], secrets: Mapping[Key, Any]) -> Iterator[str]:
-    """Yield what the embedded broker does not keep; of a Redis that is named a condition says the same."""
+    """Yield what the embedded broker does not keep; of a broker that is named conditions say the same."""
     for (namespace, name), queue in queues.items():
-        fields = without_effect(queue.spec, Column.SQLITE)
-        if fields and (namespace, queue.spec.broker.secret_ref.name) not in secrets:
+        if (namespace, queue.spec.broker.secret_ref.name) in secrets:
+            continue
+        if queue.spec.type is QueueType.QUORUM:
+            yield f"TaskQueue {name}: type Quorum is RabbitMQ's; one computer keeps one copy"
+        if fields := without_effect(queue.spec, Column.SQLITE):
             yield f"TaskQueue {name}: no effect on the embedded broker: {', '.join(fields)}"
 
 

@@ -28,7 +28,13 @@ from muster_operator.api.workerpool import WorkerPool
 from muster_operator.decide.conditions.workerpool import declared_problem, taking_tasks
 from muster_operator.decide.drain import is_active, is_leaving
 from muster_operator.decide.load import fresh_reports
-from muster_operator.decide.plan import plan_beat, plan_schedule, plan_task_queue, plan_worker_pool
+from muster_operator.decide.plan import (
+    plan_beat,
+    plan_schedule,
+    plan_task_queue,
+    plan_virtual_host,
+    plan_worker_pool,
+)
 from muster_operator.decide.plan.schedule import timing_line
 from muster_operator.loop.execute import execute
 from muster_operator.loop.keys import Key
@@ -45,6 +51,8 @@ from .processes import Keeper, Process
 
 PASS_SECONDS: Final = 0.5
 """Between two passes at most; news of a broker, a signal or the command's end make it less."""
+DECLARED_WITHIN: Final = timedelta(seconds=15)
+"""For so long the command beside waits for the queues at most."""
 LAST_LOOK: Final = timedelta(seconds=2)
 LAST_LINES_SECONDS: Final = 1.0
 IDLE_FOR: Final = timedelta(seconds=2)
@@ -136,7 +144,6 @@ class Session:
             try:
                 await self._read_brokers()
                 self._check()
-                self._start_command()
                 while not self._over():
                     await self._pass()
                     await self._rest()
@@ -189,6 +196,8 @@ class Session:
                     memory=self._memory(key),
                     now=self._clock(),
                 )
+        if not self._ending and self._command is None and not self._are_queues_awaited():
+            self._start_command()
         self._cluster.sync()
         for event in self._cluster.pods.take_events():
             self.failed = True
@@ -214,7 +223,9 @@ class Session:
             for kind in kinds
             for body in self._cluster.of(kind)
         ]
-        return keys + [Key("Beat", *secret) for secret in self._observer.demands()]
+        secrets = list(self._observer.demands())
+        hosts = [Key("VirtualHost", *secret) for secret in secrets]
+        return [*hosts, *keys, *(Key("Beat", *secret) for secret in secrets)]
 
     def _memory(self, key: Key) -> Memory:
         return self._memories.setdefault(key, Memory())
@@ -231,6 +242,9 @@ class Session:
             case "Schedule":
                 schedule = self._observer.schedule(key, now, memory)
                 return None if schedule is None else plan_schedule(schedule)
+            case "VirtualHost":
+                host = self._observer.virtual_host(key, now)
+                return None if host is None else plan_virtual_host(host)
             case _:
                 beat = self._observer.beat(key, now, memory)
                 return None if beat is None else plan_beat(beat)
@@ -273,7 +287,7 @@ class Session:
             self._end()
         elif self._wishes.limit is not None and now - self._since >= self._wishes.limit:
             self._end()
-        elif self._wishes.until_idle and self._command is None:
+        elif self._wishes.until_idle and not self._wishes.run:
             if not self._is_idle():
                 self._idle_since = None
             elif self._idle_since is None:
@@ -320,6 +334,16 @@ class Session:
                 )
 
     # the command beside
+
+    def _are_queues_awaited(self) -> bool:
+        """Whether a queue is not there yet as it is declared: a client that came first would make another."""
+        if self._clock() - self._since > DECLARED_WITHIN:
+            return False
+        ready = [
+            find_condition(self._queue(name).task_queue.status.conditions, ConditionType.READY)
+            for name in self._declared.queues
+        ]
+        return any(each is None or each.status is ConditionStatus.UNKNOWN for each in ready)
 
     def _start_command(self) -> None:
         if not self._wishes.run:

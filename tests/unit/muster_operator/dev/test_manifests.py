@@ -89,11 +89,15 @@ def test_objects_of_other_kinds_are_left_aside(tmp_path):
 
 
 def test_a_quorum_queue_gets_one_note(tmp_path):
-    """It is taken, and said that one computer has one copy."""
-    (tmp_path / "all.yaml").write_text(QUEUE.replace("spec: {", "spec: {type: Quorum, "))
+    """It is taken, and said that one computer has one copy; not so where a Secret names a broker."""
+    queue = QUEUE.replace("spec: {", "spec: {type: Quorum, ")
+    (tmp_path / "all.yaml").write_text(queue)
     (note,) = read([tmp_path], NOW).notes
     assert "Quorum" in note
     assert "mail" in note
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: broker}\nstringData: {url: 'amqp://one'}\n"
+    (tmp_path / "all.yaml").write_text(f"{queue}---\n{secret}")
+    assert read([tmp_path], NOW).notes == ()
 
 
 def test_limits_that_the_embedded_broker_does_not_keep_get_a_note(tmp_path):
