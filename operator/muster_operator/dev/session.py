@@ -122,6 +122,8 @@ class Session:
             key: deque(maxlen=200) for key in declared.pools
         }
         self._runs: dict[Name, ScheduleRow] = {}
+        self._waiting_command: list[str] = []
+        """What is to run beside, until the queues are there."""
         self._command: Process | None = None
         self._output: threading.Thread | None = None
         self._ending = False
@@ -144,6 +146,7 @@ class Session:
             try:
                 await self._read_brokers()
                 self._check()
+                self._find_command()
                 while not self._over():
                     await self._pass()
                     await self._rest()
@@ -196,7 +199,7 @@ class Session:
                     memory=self._memory(key),
                     now=self._clock(),
                 )
-        if not self._ending and self._command is None and not self._are_queues_awaited():
+        if self._waiting_command and not self._ending and not self._are_queues_awaited():
             self._start_command()
         self._cluster.sync()
         for event in self._cluster.pods.take_events():
@@ -345,17 +348,22 @@ class Session:
         ]
         return any(each is None or each.status is ConditionStatus.UNKNOWN for each in ready)
 
+    def _command_path(self) -> str:
+        return os.pathsep.join([str(Path(sys.executable).parent), self._environment.get("PATH", os.defpath)])
+
+    def _find_command(self) -> None:
+        """Find the program that runs beside. Raises ConfigurationError where there is none."""
+        if self._wishes.run:
+            name, *arguments = self._wishes.run
+            program = shutil.which(name, path=self._command_path())
+            if program is None:
+                raise ConfigurationError(f"--run: there is no program {name}; correct its name")
+            self._waiting_command = [program, *arguments]
+
     def _start_command(self) -> None:
-        if not self._wishes.run:
-            return
-        environment = {**self._environment, **self._urls()}
-        environment["PATH"] = os.pathsep.join(
-            [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
-        )
-        program = shutil.which(self._wishes.run[0], path=environment["PATH"])
-        if program is None:
-            raise ConfigurationError(f"--run: there is no program {self._wishes.run[0]}; correct its name")
-        self._command = self._keeper.start([program, *self._wishes.run[1:]], environment=environment)
+        environment = {**self._environment, **self._urls(), "PATH": self._command_path()}
+        self._command = self._keeper.start(self._waiting_command, environment=environment)
+        self._waiting_command = []
         self._output = threading.Thread(
             target=self._pass_on, args=(self._command, asyncio.get_running_loop()), daemon=True
         )
