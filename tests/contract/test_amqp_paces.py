@@ -185,6 +185,65 @@ def test_what_is_due_soon_waits_here_and_comes_again(broker):
     assert list(start_all(transport, [again], rate).started) == [True]
 
 
+def test_what_waits_here_is_one_message_however_often_it_comes(broker):
+    """A delivery of what was put off says so: it has not left its queue again."""
+    broker.publish(message("1"), message("2"))
+    transport = broker.transport()
+    rate = read_rate("2/s", whose="")
+    deliveries = claim(transport)
+    assert [each.again for each in deliveries] == [False, False]
+    assert list(start_all(transport, deliveries, rate).started) == [True, False]
+    [again] = wait_for(lambda: claim(transport), what="it comes again")
+    assert again.again
+
+
+def test_a_pace_that_may_not_be_asked_for_holds_up_its_task_only(rabbitmq, caplog):
+    """As without the right to its queue: it is said once, and other tasks start."""
+    made = OnRabbitMQ(rabbitmq)
+    made.declare("mail", "mail.dead")
+    server = rabbitmq.server
+    server.api("PUT", f"permissions/{rabbitmq.name}/guest", configure="^mail", write=".*", read="^mail")
+    made.publish(message("1"), message("2"))
+    transport = made.transport()
+    limited, free = claim(transport)
+    for _ in range(2):
+        starts = [Start(limited.tag, limited.queue, "", TASK, RATE), Start(free.tag, free.queue)]
+        turned = transport.turn(Turn(start=starts))
+        assert list(turned.started) == [False, True]
+        [limited] = wait_for(lambda: claim(transport), what="it comes again")
+    assert caplog.text.count("the rate of all workers cannot be kept") == 1
+    server.api("PUT", f"permissions/{rabbitmq.name}/guest", configure=".*", write=".*", read=".*")
+    made.close()
+
+
+def test_what_is_put_off_in_an_alarm_is_not_forgotten(own_rabbitmq_server):
+    """One whose copy is under way when another is put off stays in hand until the broker has it."""
+    server = own_rabbitmq_server
+    with server.virtual_host() as virtual_host:
+        broker = OnRabbitMQ(virtual_host)
+        broker.declare("mail")
+        broker.publish(*(message(str(n)) for n in range(12)))
+        transport = broker.transport()
+        deliveries = claim(transport)
+        assert list(start_all(transport, deliveries[:10]).started) == [True] * 10
+        server.control("set_vm_memory_high_watermark", "0.0001")
+        late, soon = deliveries[10:]
+        transport._ask_rate = lambda _task, rates, now: [now + 5] * len(rates)
+        assert transport.turn(Turn(start=[Start(late.tag, "mail", "", TASK, RATE)])).undone == 1
+        transport._ask_rate = lambda _task, rates, now: [now + 0.2] * len(rates)
+        assert transport.turn(Turn(start=[Start(soon.tag, "mail", "", TASK, RATE)])).undone == 1
+        server.control("set_vm_memory_high_watermark", "0.6")
+        wait_for(lambda: transport.tick(Tick()).undone == 0, what="the broker to take it back")
+        found = []
+        wait_for(
+            lambda: (transport.tick(Tick()) and found.extend(ids(claim(transport)))) or len(found) >= 2,
+            what="both come again",
+        )
+        assert sorted(found) == ["10", "11"]
+        assert claim(transport) == []
+        broker.close()
+
+
 def test_while_the_broker_takes_no_messages_a_start_at_a_rate_waits(own_rabbitmq_server):
     """It stays in hand, with nothing sent, and starts when the alarm is over."""
     server = own_rabbitmq_server

@@ -53,6 +53,8 @@ class Delivery(msgspec.Struct, frozen=True):
     suspect: bool = False
     """Its last worker was lost, and the broker does not tell whether it had begun: it runs alone, and its
     start counts as an extra run. Losses that the message itself notes are certain."""
+    again: bool = False
+    """It was delivered before, and has waited for its time in our hands meanwhile."""
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +125,8 @@ class Turned(msgspec.Struct, kw_only=True):
     """Tag → time, for the starts that have to wait for their rate."""
     deliveries: Sequence[Delivery] = ()
     now: float = 0.0
+    undone: int = 0
+    """How many messages that were put off the broker has yet to take back: whoever leaves waits for that."""
 
 
 class Tick(msgspec.Struct, kw_only=True):
@@ -150,6 +154,8 @@ class Ticked(msgspec.Struct, kw_only=True):
     revoked: Sequence[str] = ()
     gone: Sequence[str] = ()
     """Tags whose lease was no longer ours to renew."""
+    undone: int = 0
+    """As in `Turned`."""
     ready: bool = False
     """Whether a message waits in one of our queues: the watch may have missed it."""
 

@@ -165,8 +165,9 @@ class Hands:
     def admit(self, delivery: Delivery, now: float) -> Job | None:
         """Decide on a delivery; `now` is the broker's. Returns the job when it can go to the pool at once."""
         raw = delivery.raw
-        taken = self._tally.taken
-        taken[delivery.queue] = taken.get(delivery.queue, 0) + 1
+        if not delivery.again:
+            taken = self._tally.taken
+            taken[delivery.queue] = taken.get(delivery.queue, 0) + 1
         try:
             if len(raw) > self._settings.max_message_bytes:
                 raise MalformedMessage(

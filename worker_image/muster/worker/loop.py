@@ -122,6 +122,8 @@ class WorkerLoop:
             isolated=pool.isolates,
             put_off=self._due_in,
         )
+        self._undone = 0
+        """How many messages that were put off the transport has yet to bring back."""
         self._settling: list[Settlement] = []
         """What is done and has its result stored: said in each turn until the broker has answered."""
         self._unanswered = 0
@@ -211,7 +213,7 @@ class WorkerLoop:
     @property
     def idle(self) -> bool:
         """Whether it has nothing in hand, and nothing to tell the broker."""
-        return not (self._hands.held or self._hands.settle or self._settling or self._asked)
+        return not (self._hands.held or self._hands.settle or self._settling or self._asked or self._undone)
 
     @property
     def slots(self) -> int:
@@ -425,6 +427,7 @@ class WorkerLoop:
             self._eta_at = None
         else:
             self._eta_at = now + max(ETA_SECONDS, ticked.next_eta - ticked.now)
+        self._undone = ticked.undone
         if ticked.revoked:
             self._hands.revoke(list(ticked.revoked))
             self._revoked_after = ticked.now
@@ -581,6 +584,7 @@ class WorkerLoop:
             hands.begun = []
         self._settled(turned.settled)
         self._sent(turned.unsent)
+        self._undone = turned.undone
         submit: list[Job] = []
         again = False
         now = turned.now

@@ -275,6 +275,7 @@ class Line:
 
     def new_channel(self) -> "SideChannel":
         """Return one more channel, without confirms: what the server closes it for concerns no other."""
+        self._insist()
         side = SideChannel(self, self._connection.channel())
         self.wait(lambda: side.channel.is_open or side.channel.is_closed, CONNECT_SECONDS)
         return side
@@ -284,14 +285,18 @@ class Line:
 
         Raises Refusal when the server closes the channel for it.
         """
-        if not self.is_open:
-            if self._reason is not None:
-                raise self._error(self._reason)
-            raise BrokerUnavailable(f"RabbitMQ at {self.place} is not connected")
+        self._insist()
         answers: list[Any] = []
         question(answers.append)
         self.wait(lambda: answers, ANSWER_SECONDS)
         return answers[0]
+
+    def _insist(self) -> None:
+        """Raise what is wrong when the line cannot be used."""
+        if not self.is_open:
+            if self._reason is not None:
+                raise self._error(self._reason)
+            raise BrokerUnavailable(f"RabbitMQ at {self.place} is not connected")
 
     def count(self, queue: str) -> int | None:
         """Return how many messages are ready in a queue; None: there is no such queue. Raises Refusal."""
@@ -304,14 +309,23 @@ class Line:
         return int(answer.method.message_count)
 
     def get(self, queue: str) -> Taken | None:
-        """Take one message out of a queue, to be acknowledged; None: there is none. Raises Refusal."""
+        """Take one message out of a queue, to be acknowledged; None: there is none. Raises Refusal.
+
+        Raises BrokerBlocked when the server stops listening meanwhile, having given up the connection: an
+        answer that comes later would hold a message that nobody knows of.
+        """
+        self._insist()
         self._got = []
 
         def take(_channel: Any, method: Any, _properties: Any, body: bytes) -> None:
             self._got.append(Taken(method.delivery_tag, body))
 
         self._channel.basic_get(queue, take)
-        self.wait(lambda: self._got, ANSWER_SECONDS)
+        self.wait(lambda: self._got or self.blocked, ANSWER_SECONDS)
+        if not self._got:
+            blocked = self.blocked
+            self.close()
+            raise BrokerBlocked(f"RabbitMQ at {self.place} takes no messages now: {blocked}")
         return self._got[0]
 
     def rest(self, seconds: float) -> None:

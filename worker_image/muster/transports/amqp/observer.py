@@ -64,7 +64,7 @@ class AmqpObserver:
         self._listen()
         waiting = 0 if self._nothing_waits() else None
         held = self._held()
-        self._flows = {queue: known for queue, known in self._flows.items() if queue in set(queues)}
+        self._flows = {queue: self._flows[queue] for queue in queues if queue in self._flows}
         return {queue: self._depth(queue, waiting, *held.get(queue, (0, 0))) for queue in queues}
 
     def _depth(self, queue: str, waiting: int | None, claimed: int, running: int) -> QueueDepth:

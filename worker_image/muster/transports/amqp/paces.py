@@ -22,7 +22,7 @@ import pika
 
 from muster.core.rate import Pace, Rate, ask
 from muster.errors import BrokerBlocked
-from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal, Taken
+from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal, SideChannel, Taken
 from muster.transports.amqp.names import PACE, PACE_KEPT_MILLISECONDS, PACE_LOCK
 
 logger = logging.getLogger("muster.transport")
@@ -64,21 +64,26 @@ class Paces:
         self._lost_after = lost_after_seconds
         self._there: set[str] = set()
         """Queues that have been seen on this connection."""
+        self._unsure: list[tuple[Any, int]] = []
+        """Channel and tag of paces in hand, of which the next one is under way."""
         self._missing: dict[str, tuple[float, float]] = {}
         """Queue → when we found it empty first, and last; monotonic seconds."""
 
     def forget(self) -> None:
         """Be done with what was known of a connection that has ended."""
         self._there.clear()
+        self._unsure.clear()
 
     def ask(self, task: str, rates: Sequence[Rate], now: float) -> list[float] | None:
         """Ask for so many starts of a task, each at its rate.
 
         Returns for each 0.0 to start now, or a later time, Unix seconds, at which to ask again; None when it
-        cannot be told now: others are asking, or the broker takes no messages. Raises BrokerUnavailable and
-        Refusal.
+        cannot be told now: others are asking. Raises BrokerUnavailable (BrokerBlocked when the broker stops
+        taking messages meanwhile) and Refusal.
         """
         queue = pace_queue(task)
+        if not self._is_sure():
+            return None
         taken = self._take(queue, rates[0], now)
         if taken is None:
             return None
@@ -96,6 +101,8 @@ class Paces:
         for number in range(TRIES):
             if number:
                 self._line.rest(TRY_AGAIN_SECONDS)
+                if self._line.blocked:
+                    return None
             try:
                 taken = self._line.get(queue)
             except Refusal as refusal:
@@ -153,37 +160,49 @@ class Paces:
         lock = PACE_LOCK + queue.removeprefix(PACE)
         side = self._line.new_channel()
         try:
-            side.ask(lambda done: side.channel.queue_declare(lock, exclusive=True, callback=done))
-        except Refusal as refusal:
-            if refusal.code != RESOURCE_LOCKED:
-                raise
-            yield False
-            return
-        try:
-            yield True
-        finally:
+            yield self._is_locked(side, lock)
+        finally:  # also when there is no answer: what is said then is carried out in its order
             if side.is_open:
                 side.channel.queue_delete(lock)
                 side.channel.close()
                 self._line.flush()
 
+    @staticmethod
+    def _is_locked(side: SideChannel, lock: str) -> bool:
+        try:
+            side.ask(lambda done: side.channel.queue_declare(lock, exclusive=True, callback=done))
+        except Refusal as refusal:
+            if refusal.code != RESOURCE_LOCKED:
+                raise
+            return False
+        return True
+
     def _replace(self, queue: str, tag: int, pace: Pace) -> bool:
         """Put a pace into its queue in place of the one taken; return whether it is there."""
-        done = self._put(queue, pace)
-        if self._line.is_open:
-            if done:
-                self._line.channel.basic_ack(tag)
-            else:
-                self._line.channel.basic_nack(tag)
-            self._line.flush()
+        try:
+            done = self._put(queue, pace)
+        except BrokerBlocked:
+            self._unsure.append((self._line.channel, tag))
+            raise
+        if done:
+            self._line.channel.basic_ack(tag)
+        else:
+            self._line.channel.basic_nack(tag)
+        self._line.flush()
         return done
+
+    def _is_sure(self) -> bool:
+        """Be done with paces whose successor was on its way when the broker stopped listening."""
+        if self._unsure and self._line.is_done:
+            for channel, tag in self._unsure:
+                if channel is self._line.channel:
+                    channel.basic_ack(tag)
+            self._unsure.clear()
+        return not self._unsure
 
     def _put(self, queue: str, pace: Pace) -> bool:
         parcel = Parcel("", queue, msgspec.json.encode(pace), _PERSISTENT)
-        try:
-            answered = self._line.publish([parcel], self._confirm_seconds, patient=False)
-        except BrokerBlocked:
-            return False  # it may be carried out yet, and the one taken is given back: the newest stays
+        answered = self._line.publish([parcel], self._confirm_seconds, patient=False)
         if answered.returned:
             self._there.discard(queue)
         return not (answered.returned or answered.rejected)

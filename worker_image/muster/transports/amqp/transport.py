@@ -145,6 +145,8 @@ class AmqpTransport:
         )
         self._put_off: list[Settlement] = []
         """Of starts that wait for their rate and that the broker has not taken back: said until it has."""
+        self._paceless: set[str] = set()
+        """Tasks of which it was said that their rate cannot be asked for."""
         self._tags = itertools.count(1)
         self._held: dict[str, Pushed] = {}
         self._counts: dict[int, int] = {}
@@ -183,6 +185,7 @@ class AmqpTransport:
             self._out.open()
             self._outbox.forget()
             self._paces.forget()
+            self._paceless.clear()
             self._under_way = []
             self._graves.clear()
             self._reports_there = False
@@ -215,7 +218,7 @@ class AmqpTransport:
     def _turn(self, turn: Turn) -> Turned:
         self._connect()
         settled, unsent = self._carry_out([*turn.settle, *self._put_off], turn.send)
-        self._leave_undone(self._put_off, settled[len(turn.settle) :])
+        self._put_off = _undone(self._put_off, settled[len(turn.settle) :])
         now = time.time()
         put_off = self._over_rates(turn.start, now)
         return Turned(
@@ -225,6 +228,7 @@ class AmqpTransport:
             put_off=put_off,
             deliveries=self._claim(turn.claim, turn.run),
             now=now,
+            undone=len(self._put_off),
         )
 
     def _carry_out(
@@ -244,10 +248,6 @@ class AmqpTransport:
         ]
         self._acknowledge(settlements, ours, settled)
         return settled, refused | {job.key: reason for job in sending if (reason := _unsent(job)) is not None}
-
-    def _leave_undone(self, settlements: Sequence[Settlement], settled: Sequence[bool | None]) -> None:
-        undone = zip(settlements, settled, strict=True)
-        self._put_off = [each for each, done in undone if done is None]
 
     def _deliver(self, jobs: Sequence[_Job]) -> None:
         """Send what has not been sent before; note in each job what could not be."""
@@ -433,7 +433,7 @@ class AmqpTransport:
                 Settlement(tag=tag, queue=queues[tag], verdict=Verdict.DEFER, eta=at)
                 for tag, at in until.items()
             ]
-            self._leave_undone(waits, self._carry_out(waits, ())[0])
+            self._put_off += _undone(waits, self._carry_out(waits, ())[0])
         return until
 
     def _ask_rate(self, task: str, rates: Sequence[Rate], now: float) -> list[float]:
@@ -441,10 +441,18 @@ class AmqpTransport:
         if self._is_clear():
             try:
                 answers = self._paces.ask(task, rates, now)
+            except BrokerBlocked as blocked:
+                logger.debug("the rate of %s cannot be asked for: %s", task, blocked)
             except Refusal as refusal:
-                raise BrokerUnavailable(
-                    f"RabbitMQ at {self._out.place}: the rate of {task}: {refusal}"
-                ) from None
+                if task not in self._paceless:
+                    logger.error(  # noqa: TRY400 - where it was found says nothing
+                        "%s waits: the rate of all workers cannot be kept: RabbitMQ at %s answers: %s",
+                        task,
+                        self._out.place,
+                        refusal,
+                    )
+                    self._paceless.add(task)
+                return [now + LOOK_AGAIN_SECONDS] * len(rates)
         soon = now + random.uniform(*ASK_AGAIN_SECONDS)  # so that workers do not meet again
         return [soon] * len(rates) if answers is None else answers
 
@@ -471,18 +479,20 @@ class AmqpTransport:
         now = time.time()
         while self._waiting and self._waiting[0][0] <= now and len(taken) < limit:
             taken.append(heapq.heappop(self._waiting)[2])
+        waited = len(taken)
         taken += self.consumer.take(limit - len(taken), suspects=not self._out.blocked)
         deliveries = []
         tags = [f"{self.consumer.life}:{next(self._tags)}" for _ in taken]
         self._held.update(zip(tags, taken, strict=True))  # all at once, so that reconciling finds them
-        for tag, pushed in zip(tags, taken, strict=True):
+        for number, (tag, pushed) in enumerate(zip(tags, taken, strict=True)):
             suspect = is_suspect(pushed)
             if suspect and pushed.number not in self._counts:
                 self._counts[pushed.number] = suspects.starts_so_far(self._out, pushed)
             losses = self._losses(pushed)
             running = run > 0 and not (losses or suspect)
             run -= running
-            deliveries.append(Delivery(tag, pushed.queue, self._raw(pushed, losses), running, suspect))
+            raw = self._raw(pushed, losses)
+            deliveries.append(Delivery(tag, pushed.queue, raw, running, suspect, number < waited))
         return deliveries
 
     def _raw(self, pushed: Pushed, losses: int) -> bytes:
@@ -572,7 +582,7 @@ class AmqpTransport:
         self.consumer.sync()
         held = {tag for _, tag in tick.renew}
         if self._put_off:
-            self._leave_undone(self._put_off, self._carry_out(self._put_off, ())[0])
+            self._put_off = _undone(self._put_off, self._carry_out(self._put_off, ())[0])
         held |= {each.tag for each in self._put_off}
         if tick.reconcile:
             self._send_back([self._held.pop(tag) for tag in list(self._held) if tag not in held], {})
@@ -593,6 +603,7 @@ class AmqpTransport:
             commands=self._mailbox.commands(),
             revoked=self._mailbox.revoked(),
             gone=gone,
+            undone=len(self._put_off),
             ready=given_back or bool(self.consumer.buffered),  # whoever has a place may have it
         )
 
@@ -707,6 +718,11 @@ def _changed(properties: Any, headers: Mapping[str, Any]) -> Any:
     kept = {name: value for name, value in (properties.headers or {}).items() if name not in _NO_PLACE}
     changed.headers = {**kept, **headers}
     return changed
+
+
+def _undone(settlements: Sequence[Settlement], settled: Sequence[bool | None]) -> list[Settlement]:
+    """Return those that have to be said again."""
+    return [each for each, done in zip(settlements, settled, strict=True) if done is None]
 
 
 def _sendings(sendings: Sequence[Sending]) -> tuple[list[_Job], dict[str, str]]:
