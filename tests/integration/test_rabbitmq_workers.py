@@ -8,6 +8,7 @@ import os
 import signal
 import time
 
+import pika
 import pytest
 
 from ledger import Ledger
@@ -18,7 +19,7 @@ from workers import Worker
 
 pytestmark = pytest.mark.servers
 
-POOLS = ["prefork", "threads", "solo"]
+POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
 TYPES = ["classic", "quorum"]
 
 
@@ -54,6 +55,12 @@ class Place:
         wait_for(
             lambda: self.ended() >= len(self.sent), what="the end of all", timeout_seconds=timeout_seconds
         )
+
+    def consumers(self):
+        """How many consumers the queue has, one or more of each worker: right at once."""
+        with pika.BlockingConnection(pika.URLParameters(self.virtual_host.url)) as connection:
+            declared = connection.channel().queue_declare("celery", passive=True)
+            return declared.method.consumer_count
 
     def unacknowledged(self):
         """How many messages somebody holds, by the server's own word (which is some seconds behind)."""
@@ -239,6 +246,7 @@ def test_restarts_of_the_broker_lose_nothing(own_rabbitmq_server, tmp_path, acco
             back = time.monotonic()
             for worker in workers:
                 worker.wait_ready()
+            wait_for(place.consumers, until=lambda count: count >= len(POOLS), what="all consume again")
             slowest = max(slowest, time.monotonic() - back)
             place.send(10)
             place.wait_ended()

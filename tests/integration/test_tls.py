@@ -3,16 +3,20 @@
 The servers' certificates are for `localhost`. Whoever does not trust the authority gets one sentence.
 """
 
+import contextlib
+
 import pytest
 import trustme
 
 from brokers import OnRedis, claim, message, raws
+from ledger import Ledger
 from muster import Muster
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.settings.urls import with_ca_file
 from muster.transports.amqp.publisher import AmqpPublisher
 from muster.transports.base import Tick
+from muster.transports.connect import connect_observer
 from rabbitmq import RabbitMQServer
 from servers import RedisServer, free_port
 from waiting import wait_for
@@ -110,6 +114,23 @@ def test_rabbitmq_over_tls(rabbitmq_url, certificates):
     publisher.close()
     assert len(server.api("POST", "queues/%2F/mail/get", count=5000, ackmode="ack_requeue_false",
                           encoding="auto")) == 1200  # fmt: skip
+
+
+def test_a_worker_and_an_observer_of_rabbitmq_over_tls(rabbitmq_url, certificates, tmp_path):
+    """Of two servers in the URL the first is away: client, worker and observer take the other."""
+    away = f"amqps://guest:guest@localhost:{free_port()}//"
+    url = ";".join(trusting(each, certificates) for each in (away, rabbitmq_url[0]))
+    ledger = Ledger(tmp_path / "ledger")
+    told = {"BROKER": url, "RESULTS": f"sqlite:///{tmp_path}/results.db", "LEDGER": str(ledger.path)}
+    with (
+        Worker("ledger_app", "prefork", **told) as worker,
+        Muster("client", broker=url, backend=told["RESULTS"]) as client,
+        contextlib.closing(connect_observer(url, {}, {})) as observer,
+    ):
+        worker.wait_ready()
+        results = [client.send_task("ledger.work") for _ in range(20)]
+        assert [each.get(timeout=20) for each in results] == [each.id for each in results]
+        assert observer.depths(["celery"], horizon_seconds=0)["celery"].ready == 0
 
 
 @pytest.mark.parametrize("name", [None, "other.crt"])

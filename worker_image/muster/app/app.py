@@ -26,7 +26,7 @@ from muster.app.signature import Signature, signature
 from muster.app.task import Task, argument_check, refuse_unknown
 from muster.core import routing
 from muster.core.effects import Publication
-from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from muster.errors import BrokerBlocked, BrokerRefused, BrokerUnavailable, ConfigurationError
 from muster.exceptions import NotRegistered
 from muster.results.base import Replies, ResultStore
 from muster.transports.base import Publisher
@@ -356,7 +356,7 @@ class Muster:
         publications = (made.publication,)
         try:
             self.publisher.publish(publications)
-        except BrokerRefused:
+        except (BrokerRefused, BrokerBlocked):  # it was waited for as long as it may be
             raise
         except BrokerUnavailable:
             if not options.get("retry", sending.retry):
@@ -383,7 +383,7 @@ class Muster:
             time.sleep(pause)
             try:
                 self.publisher.publish(publications)
-            except BrokerRefused:
+            except (BrokerRefused, BrokerBlocked):
                 raise
             except BrokerUnavailable:
                 if attempts is not None and done >= attempts:

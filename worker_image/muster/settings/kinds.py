@@ -170,6 +170,7 @@ REDIS_OPTIONS: Mapping[str, str] = {
     "socket_timeout": "seconds until a silent server counts as gone",
     "socket_connect_timeout": "seconds for connecting",
     "socket_keepalive": "TCP keepalive",
+    "confirm_timeout": "seconds for which a client waits for RabbitMQ to take a message; 10 by default",
     "health_check_interval": "seconds of idleness after which a connection is tried before use",
     "visibility_timeout": (
         "accepted: how long Celery's workers may hold a message; Muster's hold theirs by a lease"

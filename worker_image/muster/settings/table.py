@@ -126,7 +126,7 @@ TABLE: tuple[Setting, ...] = (
     _refused("broker_transport", ANY, None,
              note="The scheme of broker_url says it."),
     _honoured("broker_transport_options", MAPPING, {}, check=redis_options,
-              note="Options of the Redis connection; the page lists them below."),
+              note="Options of the connection; the page lists them below."),
     _accepted("broker_connection_timeout", ANY, 4,
               note="broker_transport_options says socket_connect_timeout."),
     _accepted("broker_connection_retry", ANY, True,

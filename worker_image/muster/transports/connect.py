@@ -144,6 +144,7 @@ def connect_publisher(
     What has a default is for RabbitMQ only; see `muster.transports.amqp.publisher`.
     """
     if is_rabbitmq(url):
+        from muster.transports.amqp.outbox import CONFIRM_SECONDS
         from muster.transports.amqp.publisher import POOL_LIMIT, AmqpPublisher
 
         return AmqpPublisher(
@@ -151,6 +152,7 @@ def connect_publisher(
             delayed_type=delayed_type,
             create_missing_queues=create_missing_queues,
             pool_limit=pool_limit or POOL_LIMIT,
+            confirm_seconds=float(options.get("confirm_timeout") or CONFIRM_SECONDS),
         )
     if _scheme(url) == "sqlite":
         from muster.transports.sqlite import SQLitePublisher

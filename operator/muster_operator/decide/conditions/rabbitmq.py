@@ -206,9 +206,10 @@ def _consumer_timeout(seen: QueueSnapshot, version: Version) -> Condition | None
     longer = sorted(name for name, limit in limits.items() if limit >= asked)
     if asked >= OUTLIVED_TIMEOUT or not longer:
         return condition(kind, False, Reason.AS_DECLARED)
+    named = ", ".join(f"{name} for {format_duration(limits[name])}" for name in longer)
     message = (
-        f"spec.consumerTimeout is {format_duration(asked)}, and WorkerPool {longer[0]} lets a task run for "
-        f"{format_duration(limits[longer[0]])}: RabbitMQ would close its worker's channel; set it to "
+        f"spec.consumerTimeout is {format_duration(asked)}, and tasks may run longer in WorkerPools {named}: "
+        "RabbitMQ would close their workers' channels; set it to "
         f"{format_duration(OUTLIVED_TIMEOUT)} or more, which workers outlive"
     )
     return condition(kind, True, Reason.LIMIT_IS_LONGER, message)

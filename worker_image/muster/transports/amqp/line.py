@@ -346,9 +346,9 @@ class Line:
         BrokerBlocked when the server takes no messages now: after so many seconds, having given up the
         connection if any were sent; or, for who is not `patient`, at once, and `answer` tells later.
         """
+        end = time.monotonic() + seconds
         if self.blocked and patient:  # nothing is sent that would be carried out when we have given up
             self.wait(lambda: not self.blocked, seconds)
-        end = time.monotonic() + seconds
         self._returned, self._rejected = [], set()
         self._first = self._sent + 1
 

@@ -28,7 +28,8 @@ class AmqpPublisher:
 
     `delayed_type` is the type of the queues in which messages wait for their ETA, Celery's
     `broker_native_delayed_delivery_queue_type`. `create_missing_queues`: one that is not there is declared as
-    Celery's clients do it, durable and without arguments.
+    Celery's clients do it, durable and without arguments. A broker that takes no
+    messages is waited for, for `confirm_seconds`.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class AmqpPublisher:
         pool = self._pools.get(pid)
         if pool is None:
             # of two threads at once one wins, without a lock, which a fork might leave locked
-            pool = self._pools.setdefault(pid, _Pool(self._places, self._limit))
+            pool = self._pools.setdefault(pid, _Pool(self._places, self._limit, self._confirm_seconds))
         with pool.line() as line:
             yield line
 
@@ -94,16 +95,26 @@ class AmqpPublisher:
 class _Pool:
     """The connections of one process: as many as threads publish at once, up to a limit."""
 
-    def __init__(self, places: Sequence[pika.ConnectionParameters], limit: int) -> None:
-        self._places = places
+    def __init__(
+        self, places: Sequence[pika.ConnectionParameters], limit: int, patience_seconds: float
+    ) -> None:
+        self._places, self._limit, self._patience = places, limit, patience_seconds
         self._free: list[Line] = []
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(limit)
 
     @contextmanager
     def line(self) -> Iterator[Line]:
-        """Lend an open connection. It is kept for the next one, unless it is broken."""
-        with self._slots:
+        """Lend an open connection. It is kept for the next one, unless it is broken.
+
+        Raises BrokerBlocked when none becomes free in time.
+        """
+        if not self._slots.acquire(timeout=self._patience):
+            raise BrokerBlocked(
+                f"RabbitMQ: all {self._limit} connections of this process (broker_pool_limit) are in use for "
+                f"{self._patience:g} s now"
+            )
+        try:
             with self._lock:
                 line = self._free.pop() if self._free else Line(self._places)
             try:
@@ -115,6 +126,8 @@ class _Pool:
                         self._free.append(line)
                 else:
                     line.close()
+        finally:
+            self._slots.release()
 
     def _open(self, line: Line) -> None:
         if not (
