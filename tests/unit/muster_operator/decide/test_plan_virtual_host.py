@@ -330,7 +330,7 @@ def test_too_few_members(spec, members, online, status):
         ({"consumerTimeout": "5m"}, {"timeLimit": "1h"}, V312, "False", ""),
         ({"consumerTimeout": "4m"}, {"timeLimit": "3m"}, V312, "False", ""),
         ({"consumerTimeout": "4m"}, {"timeLimit": "4m"}, V312, "True", "set it to 5m or more"),
-        ({"consumerTimeout": "4m"}, {"softTimeLimit": "1h"}, V312, "True", "run for 1h"),
+        ({"consumerTimeout": "4m"}, {"softTimeLimit": "1h"}, V312, "True", "for 1h: RabbitMQ would close"),
         ({"consumerTimeout": "4m"}, {"timeLimit": "1h"}, V310, None, ""),
     ],
 )
