@@ -308,7 +308,7 @@ def test_an_alarm_is_waited_for_once_and_for_as_long_as_the_application_says(own
 def test_who_finds_no_free_connection_says_so(rabbitmq):
     """When all of `broker_pool_limit` are lent for longer than the publisher waits."""
     publisher = AmqpPublisher(rabbitmq.url, pool_limit=1, confirm_seconds=0.2)
-    with publisher._line(), pytest.raises(BrokerBlocked, match="all 1 connections of this process"):
+    with publisher._line(), pytest.raises(BrokerUnavailable, match="all 1 connections of this process"):
         publisher.publish([Publication("mail", message())])
     publisher.publish([Publication("mail", message())])
     publisher.close()

@@ -4,7 +4,8 @@ MusterError
 ├── ConfigurationError      the user: a name, URL, option or setting is wrong; exit code 2
 ├── UnroutableMessage       the broker has no queue for a message
 └── BrokerUnavailable       the world outside: try again later
-    ├── BrokerBlocked       … it answers, and takes no messages: its memory or disk is full, or the queue is
+    ├── BrokerBlocked       … it answers, and takes no messages: its memory or disk is full
+    │   └── MessageRejected     … or the queue is
     └── BrokerRefused       … but it will go on failing until somebody changes a password or permission
         ├── PermissionDenied    … the credentials are right, and do not reach so far
         └── NoVirtualHost       … there is no virtual host of that name
@@ -27,6 +28,10 @@ class BrokerUnavailable(MusterError):
 
 class BrokerBlocked(BrokerUnavailable):
     """Raised when the broker takes no messages now: an alarm of its memory or disk, or a full queue."""
+
+
+class MessageRejected(BrokerBlocked):
+    """Raised when a queue does not take a message now: it is full, or has no leader for a moment."""
 
 
 class UnroutableMessage(MusterError):

@@ -26,7 +26,13 @@ from muster.app.signature import Signature, signature
 from muster.app.task import Task, argument_check, refuse_unknown
 from muster.core import routing
 from muster.core.effects import Publication
-from muster.errors import BrokerBlocked, BrokerRefused, BrokerUnavailable, ConfigurationError
+from muster.errors import (
+    BrokerBlocked,
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    MessageRejected,
+)
 from muster.exceptions import NotRegistered
 from muster.results.base import Replies, ResultStore
 from muster.transports.base import Publisher
@@ -356,10 +362,8 @@ class Muster:
         publications = (made.publication,)
         try:
             self.publisher.publish(publications)
-        except (BrokerRefused, BrokerBlocked):  # it was waited for as long as it may be
-            raise
-        except BrokerUnavailable:
-            if not options.get("retry", sending.retry):
+        except BrokerUnavailable as error:
+            if not (_is_tried_again(error) and options.get("retry", sending.retry)):
                 raise
             self._publish_again(publications, {**sending.retry_policy, **(options.get("retry_policy") or {})})
         self.published(made)
@@ -383,10 +387,8 @@ class Muster:
             time.sleep(pause)
             try:
                 self.publisher.publish(publications)
-            except (BrokerRefused, BrokerBlocked):
-                raise
-            except BrokerUnavailable:
-                if attempts is not None and done >= attempts:
+            except BrokerUnavailable as error:
+                if not _is_tried_again(error) or (attempts is not None and done >= attempts):
                     raise
                 pause = min(pause + (policy.get("interval_step") or 0), policy.get("interval_max") or 0)
             else:
@@ -592,3 +594,8 @@ def _import_related(package: str, related_name: str | None) -> None:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
+
+
+def _is_tried_again(error: BrokerUnavailable) -> bool:
+    """Whether the policy of retries is for it: not where time changes nothing, or was waited for already."""
+    return isinstance(error, MessageRejected) or not isinstance(error, BrokerRefused | BrokerBlocked)

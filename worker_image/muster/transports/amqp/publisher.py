@@ -14,7 +14,7 @@ from typing import Final
 import pika
 
 from muster.core.effects import Publication
-from muster.errors import BrokerBlocked, UnroutableMessage
+from muster.errors import BrokerUnavailable, MessageRejected, UnroutableMessage
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.line import Line
 from muster.transports.amqp.outbox import CONFIRM_SECONDS, Outbox, letter
@@ -80,7 +80,7 @@ class AmqpPublisher:
                     "nowhere: declare it, by a TaskQueue or by a worker that consumes it"
                 )
             if left.rejected:
-                raise BrokerBlocked(
+                raise MessageRejected(
                     f"RabbitMQ at {line.place} rejects {len(left.rejected)} of {len(publications)} messages: "
                     "a queue is full, and takes more when workers have emptied it"
                 )
@@ -107,10 +107,10 @@ class _Pool:
     def line(self) -> Iterator[Line]:
         """Lend an open connection. It is kept for the next one, unless it is broken.
 
-        Raises BrokerBlocked when none becomes free in time.
+        Raises BrokerUnavailable when none becomes free in time.
         """
         if not self._slots.acquire(timeout=self._patience):
-            raise BrokerBlocked(
+            raise BrokerUnavailable(
                 f"RabbitMQ: all {self._limit} connections of this process (broker_pool_limit) are in use for "
                 f"{self._patience:g} s now"
             )
