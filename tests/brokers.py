@@ -56,6 +56,14 @@ def raws(deliveries):
     return [delivery.raw for delivery in deliveries]
 
 
+def hear_of_alarm(transport):
+    """Wait until a server short of memory has said so, which it does to who publishes, and not before."""
+    wait_for(
+        lambda: transport.tick(Tick(report=b"{}")) and bool(transport._out.blocked),
+        what="the server to say that it is short of memory",
+    )
+
+
 def ids(deliveries):
     """The tasks' ids of what was claimed."""
     return [peek(delivery.raw).id for delivery in deliveries]

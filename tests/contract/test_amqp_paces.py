@@ -9,7 +9,7 @@ import time
 import pika
 import pytest
 
-from brokers import OnRabbitMQ, claim, ids, message, settle
+from brokers import OnRabbitMQ, claim, hear_of_alarm, ids, message, settle
 from muster.core.rate import Pace, ask, read_rate
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.line import Line, Parcel
@@ -254,10 +254,7 @@ def test_while_the_broker_takes_no_messages_a_start_at_a_rate_waits(own_rabbitmq
         transport = broker.transport()
         [delivery] = claim(transport)
         server.control("set_vm_memory_high_watermark", "0.0001")
-        wait_for(
-            lambda: transport.tick(Tick(report=b"{}")) and bool(transport._out.blocked),
-            what="the server to say that it is short of memory",
-        )
+        hear_of_alarm(transport)
         turned = start_all(transport, [delivery])
         assert list(turned.started) == [False]
         assert 0 < turned.put_off[delivery.tag] - turned.now < 1

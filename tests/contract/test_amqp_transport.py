@@ -9,7 +9,7 @@ import time
 import pika
 import pytest
 
-from brokers import POOL, OnRabbitMQ, claim, ids, message, raws, settle, start
+from brokers import POOL, OnRabbitMQ, claim, hear_of_alarm, ids, message, raws, settle, start
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.settings.environment import DeadLetter
@@ -580,11 +580,7 @@ def test_a_memory_alarm_keeps_nobody_from_finishing(own_rabbitmq_server):
             ),
         ]
         sending = Sending("during", [Publication("other", message("3"))])
-        # a server says that it is short of memory to who publishes, and not before
-        wait_for(
-            lambda: transport.tick(Tick(report=b"{}")) and bool(transport._out.blocked),
-            what="the server to say that it is short of memory",
-        )
+        hear_of_alarm(transport)
         turned = transport.turn(Turn(settle=settlements, send=[sending]))
         assert (list(turned.settled), dict(turned.unsent)) == ([True, None], {"during": ""})
         server.control("set_vm_memory_high_watermark", "0.6")

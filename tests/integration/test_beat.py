@@ -325,9 +325,10 @@ def test_ten_thousand_schedules(place, record_property):
         assert sorted(place.sent()) == sorted(
             tick_id(one.uid, due) for one in entries if one is not entries[77]
         )
-        # how fast depends on the server's share of the machine: it is written down, and no promise
-        record_property("mean_lag_seconds", beat.metric("muster_beat_lag_seconds_sum") / 9_999)
+        lag = beat.metric("muster_beat_lag_seconds_sum") / 9_999
+        record_property("mean_lag_seconds", lag)
         record_property("within_2_s", beat.metric('muster_beat_lag_seconds_bucket{le="2.0"}'))
+        assert lag < 5
         beat.terminate()
         assert beat.wait() == 0
 

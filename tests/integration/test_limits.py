@@ -39,7 +39,6 @@ def assert_within(rate, times, late_seconds):
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_two_workers_together_keep_a_global_rate(broker_url, redis_server, ledger, pool):
     """20/s for all: forty tasks take two seconds, and a task without a limit does not wait for them."""
-    app = Muster("client", broker=broker_url, backend=redis_server.url)
     environment = {
         "BROKER": broker_url,
         "RESULTS": redis_server.url,
@@ -49,12 +48,12 @@ def test_two_workers_together_keep_a_global_rate(broker_url, redis_server, ledge
     with Worker("ledger_app", pool, **environment) as one, Worker("ledger_app", pool, **environment) as two:
         one.wait_ready()
         two.wait_ready()
-        for _ in range(40):
-            app.send_task("ledger.work")
-        free = app.send_task("ledger.early")
-        free.get(timeout=20)
+        with Muster("client", broker=broker_url, backend=redis_server.url) as client:
+            for _ in range(40):
+                client.send_task("ledger.work")
+            free = client.send_task("ledger.early")
+            free.get(timeout=20)
         assert len(ledger.starts) < 41
-        app.close()
         wait_for(lambda: len(ledger.starts) == 41, what="every task has started")
         put_off = sum(worker.metric("muster_task_rate_limited_total") for worker in (one, two))
     limited = sorted(at for task_id, at in ledger.started_at.items() if task_id != free.id)

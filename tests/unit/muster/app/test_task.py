@@ -10,7 +10,13 @@ import pytest
 
 from muster import Muster, Task, current_app, shared_task
 from muster.app.publishing import new_id
-from muster.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from muster.errors import (
+    BrokerBlocked,
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigurationError,
+    MessageRejected,
+)
 from muster.exceptions import EncodeError, NotRegistered, Retry
 from muster.signals import after_task_publish, before_task_publish
 from muster.wire.message import peek, waits_since
@@ -425,12 +431,21 @@ def test_publishing_is_tried_again(make_app, failures, options, calls):
     assert app.publisher.calls == calls
 
 
-def test_a_broker_that_refuses_is_not_asked_again(app):
-    """A wrong password does not become right by asking."""
-    app.publisher = Flaky(1, BrokerRefused)
-    with pytest.raises(BrokerRefused):
+@pytest.mark.parametrize("error", [BrokerRefused, BrokerBlocked])
+def test_a_broker_that_refuses_is_not_asked_again(app, error):
+    """A wrong password does not become right by asking, and an alarm has been waited for already."""
+    app.publisher = Flaky(1, error)
+    with pytest.raises(error):
         app.send_task("x")
     assert app.publisher.calls == 1
+
+
+def test_a_message_that_a_queue_rejects_is_sent_again(make_app):
+    """It may have room in a moment, or a leader."""
+    app = make_app(task_publish_retry_policy={"max_retries": 3, **NO_PAUSE})
+    app.publisher = Flaky(1, MessageRejected)
+    app.send_task("x")
+    assert app.publisher.calls == 2
 
 
 def test_without_a_broker_there_is_a_sentence(make_app, monkeypatch):

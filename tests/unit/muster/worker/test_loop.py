@@ -895,6 +895,21 @@ def test_what_must_be_alone_is_so_when_its_early_ack_is_answered_late(fleet):
     assert len(pool.started) == 5
 
 
+def test_who_leaves_waits_for_what_its_transport_has_yet_to_bring_back(fleet):
+    """A message that was put off is nobody's job here, and the broker may not have it yet."""
+    world = fleet("one", plain={})
+    [line], [loop] = world.lines.values(), world.loops
+    undone = 1
+    line.tick = lambda tick: msgspec.structs.replace(line.inner.tick(tick), undone=undone)
+    world.run(1.5)
+    loop.leave()
+    world.run(2)
+    assert not loop.idle
+    undone = 0
+    world.run(1.5)
+    assert loop.idle
+
+
 def test_what_the_broker_cannot_take_now_is_said_again(fleet):
     """A settlement that it leaves open stays ours, with its lease, until it is answered; others are done."""
     world = fleet("one", plain={})

@@ -28,8 +28,8 @@ class AmqpPublisher:
 
     `delayed_type` is the type of the queues in which messages wait for their ETA, Celery's
     `broker_native_delayed_delivery_queue_type`. `create_missing_queues`: one that is not there is declared as
-    Celery's clients do it, durable and without arguments. A broker that takes no
-    messages is waited for, for `confirm_seconds`.
+    Celery's clients do it, durable and without arguments. A broker that takes no messages is waited for, for
+    `confirm_seconds`.
     """
 
     def __init__(
