@@ -51,6 +51,7 @@ EVERYTHING: tuple[Manifest, ...] = (
         consumerTimeout="2h",
         deletionPolicy="Retain",
     ),
+    task_queue("post", type="Classic", maxPriority=9),
     worker_pool(
         queues=["mail", "default"],
         results={"secretRef": {"name": "results"}, "expires": "24h"},
@@ -184,6 +185,18 @@ REFUSED: tuple[Refused, ...] = (
         task_queue(type="Redis", ha={}),
         "spec.ha",
         "ha is the number of copies that RabbitMQ keeps of a queue",
+    ),
+    Refused(
+        "priorities of a quorum queue",
+        task_queue(type="Quorum", maxPriority=9),
+        "spec.maxPriority",
+        "maxPriority is an argument of RabbitMQ's classic queues: set type: Classic",
+    ),
+    Refused(
+        "priorities of no type",
+        task_queue(maxPriority=9),
+        "spec.maxPriority",
+        "maxPriority is an argument of RabbitMQ's classic queues: set type: Classic",
     ),
     Refused(
         "reject without a length",

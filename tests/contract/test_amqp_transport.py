@@ -194,6 +194,22 @@ def test_a_higher_priority_is_served_first(rabbitmq):
     broker.close()
 
 
+def test_what_is_given_back_and_what_was_delayed_keep_their_priority(rabbitmq):
+    """A worker that leaves, and a message whose time has come, change nothing in who is served first."""
+    broker = OnRabbitMQ(rabbitmq)
+    rabbitmq.declare("mail", **{"x-max-priority": 9})
+    for priority in (0, 5):
+        broker.publish(message(str(priority)), priority=priority)
+    broker.publish(message("9"), priority=9, eta=broker.now() + 1)
+    leaving = broker.transport(worker="leaving")
+    for delivery in claim(leaving, 2):
+        assert settle(leaving, delivery, Verdict.RETURN)
+    leaving.close()
+    ready(broker, 3)
+    assert ids(claim(broker.transport(), 3)) == ["9", "5", "0"]
+    broker.close()
+
+
 def test_what_is_acked_in_any_order_is_gone(broker):
     """One word for those before which nothing is open, one by one for the others: nothing is left."""
     broker.publish(*(message(str(n)) for n in range(30)))

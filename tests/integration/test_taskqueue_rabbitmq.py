@@ -302,6 +302,25 @@ def test_a_queue_that_rejects_and_one_with_too_few_members_say_so(rabbitmq):
     story(told)
 
 
+def test_a_classic_queue_has_the_priorities_that_are_asked_for(rabbitmq):
+    """Its dead letters' has none; other priorities later are a mismatch, and the queue is left alone."""
+
+    async def told(keeper):
+        secret(keeper, rabbitmq)
+        keeper.put(task_queue("mail", type="Classic", maxPriority=9))
+        await keeper.until_condition("mail", "Ready", "True", "AsDeclared")
+        assert rabbitmq.queue("mail")["arguments"] == {"x-max-priority": 9}
+        assert rabbitmq.queue("mail.dead")["arguments"] == {}
+        message = await keeper.until_condition("mail", "ClientsMustDeclareArguments", "True", "MoreArguments")
+        assert "queue_arguments={'x-max-priority': 9}" in message
+        keeper.put(task_queue("mail", type="Classic", maxPriority=5))
+        message = await keeper.until_condition("mail", "QueueMismatch", "True", "OtherArguments")
+        assert "it has {x-max-priority: 9}, and {x-max-priority: 5} is wanted" in message
+        assert rabbitmq.queue("mail")["arguments"] == {"x-max-priority": 9}
+
+    story(told)
+
+
 @pytest.mark.parametrize(("kind", "removed"), [("Classic", True), ("Quorum", False)])
 def test_an_empty_queue_is_removed_where_the_broker_can_tell_and_a_full_one_stays(rabbitmq, kind, removed):
     """Its policies go with its TaskQueue; no message is lost."""

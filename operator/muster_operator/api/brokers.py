@@ -78,6 +78,11 @@ _ENGINE: Final = Kept(way=Way.ENGINE)
 HA_REFUSED: Final = (
     "ha is the number of copies that RabbitMQ keeps of a queue: leave it out for a queue on Redis"
 )
+PRIORITIES_REFUSED: Final = (
+    "maxPriority is an argument of RabbitMQ's classic queues: set type: Classic, or leave it out; Quorum "
+    "queues of RabbitMQ 4 tell two priorities apart, and queues on Redis four, without it"
+)
+_STEPS: Final = "priorities are told apart in four steps, 0 is served first"
 _OWN_COPIES: Final = "copies are made by the broker's own replication"
 
 FIELDS: Final[tuple[FieldRow, ...]] = (
@@ -107,6 +112,23 @@ FIELDS: Final[tuple[FieldRow, ...]] = (
         "overflow",
         (RABBITMQ, Kept(way=Way.POLICY, words="`overflow`")),
         (OTHERS, Kept(way=Way.CONDITION, words="no message is refused")),
+    ),
+    _row(
+        "maxPriority",
+        (
+            (Column.QUORUM_3,),
+            Kept(way=Way.REFUSED, words=PRIORITIES_REFUSED, instead="all messages are alike"),
+        ),
+        (
+            (Column.QUORUM_4,),
+            Kept(way=Way.REFUSED, words=PRIORITIES_REFUSED, instead="priorities above 4 are served first"),
+        ),
+        (
+            (Column.CLASSIC_3, Column.CLASSIC_4),
+            Kept(way=Way.ARGUMENT, words="`x-max-priority`; the highest is served first"),
+        ),
+        ((Column.REDIS,), Kept(way=Way.REFUSED, words=PRIORITIES_REFUSED, instead=_STEPS)),
+        ((Column.SQLITE,), Kept(way=Way.CONDITION, words=_STEPS)),
     ),
     _row(
         "deadLetter",
@@ -176,7 +198,7 @@ FIELDS: Final[tuple[FieldRow, ...]] = (
 )
 """In the order of the spec."""
 
-LIMITS: Final = ("messageTTL", "maxLength", "overflow", "ha", "consumerTimeout")
+LIMITS: Final = ("messageTTL", "maxLength", "overflow", "maxPriority", "ha", "consumerTimeout")
 """The fields that the condition LimitsEnforced speaks of."""
 
 

@@ -44,6 +44,10 @@ class ConditionType(Word):
         "ClientsMustDeclareQuorum",
         "Celery's clients are refused by the queue unless they have the setting in the message.",
     )
+    CLIENTS_MUST_DECLARE_ARGUMENTS = (
+        "ClientsMustDeclareArguments",
+        "Celery's clients are refused by the classic queue unless they name its arguments.",
+    )
     UNCONFIRMED_PUBLISHERS_LOSE_TASKS = (
         "UnconfirmedPublishersLoseTasks",
         "The queue rejects what is too much, and Celery's clients do not notice unless they confirm.",

@@ -57,7 +57,7 @@ class Options:
         int | None,
         Prop(
             "On Redis and in muster dev 0 goes first, in steps of 0 to 2, 3 to 5, 6 to 8, and 9 and above; "
-            "0 by default.",
+            "0 by default. On RabbitMQ the highest goes first, where the queue has priorities.",
             minimum=0,
             maximum=255,
         ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated
 
-from .brokers import HA_REFUSED
+from .brokers import HA_REFUSED, PRIORITIES_REFUSED
 from .conditions import Condition
 from .kind import AGE, READY, REASON, Column, Kind
 from .meta import Prop, Word, rule, transition
@@ -126,6 +126,16 @@ class TaskQueueSpec:
         ),
     ] = None
     overflow: Annotated[Overflow, Prop(f"What happens beyond maxLength. {NOT_ON_REDIS}")] = Overflow.DROP_HEAD
+    max_priority: Annotated[
+        int | None,
+        Prop(
+            "The highest priority that a classic queue of RabbitMQ tells from lower ones: 9 with "
+            "maxPriority 9 is served first. It cannot change while the queue exists; by default all "
+            "messages are alike there.",
+            minimum=1,
+            maximum=255,
+        ),
+    ] = None
     dead_letter: Annotated[DeadLetter, Prop("Where messages go that nobody could run.")] = field(
         default_factory=DeadLetter
     )
@@ -155,6 +165,14 @@ class TaskQueueSpec:
     )
     def redis_copies_no_queue(self) -> bool:
         return self.ha is None or self.type is not QueueType.REDIS
+
+    @rule(
+        "!has(self.maxPriority) || (has(self.type) && self.type == 'Classic')",
+        PRIORITIES_REFUSED,
+        field="maxPriority",
+    )
+    def only_a_classic_queue_is_told_its_priorities(self) -> bool:
+        return self.max_priority is None or self.type is QueueType.CLASSIC
 
     @rule(
         "self.overflow != 'RejectPublish' || has(self.maxLength)",

@@ -62,7 +62,12 @@ def _expiry(text: str) -> datetime | float:
 @click.option(
     "--expires", type=Form("time or duration", _expiry), help="Not after this time, or so many seconds."
 )
-@click.option("--priority", type=click.IntRange(0, 9), metavar="0-9", help="0 is served first.")
+@click.option(
+    "--priority",
+    type=click.IntRange(0, 9),
+    metavar="0-9",
+    help="0 is served first; on RabbitMQ the highest, where the queue has priorities.",
+)
 @click.option("--serializer", type=click.Choice(["json"]), hidden=True)
 @click.option("--queue", help="The queue; by the task's route.")
 @click.option("--routing-key", help="As --queue: messages are routed by queue name.")

@@ -82,8 +82,8 @@ def for_queue(seen: QueueSnapshot, version: Version, host: Reading[VirtualHost])
     yield _mismatch(seen, host.value)
     yield _policy_in_sync(seen, version, host.value)
     yield _alarm(host.value)
-    if type_of(queue) is QueueType.QUORUM:
-        yield _clients(queue, host.value)
+    if (clients := _clients(queue, host.value)) is not None:
+        yield clients
     if queue.spec.overflow is Overflow.REJECT_PUBLISH:
         yield _unconfirmed(queue)
     if (members := _under_replicated(queue, host.value)) is not None:
@@ -144,12 +144,20 @@ def _alarm(host: VirtualHost) -> Condition:
     return condition(kind, True, reason, f"RabbitMQ takes no messages ({host.alarm}); it is short of {what}")
 
 
-def _clients(queue: TaskQueue, host: VirtualHost) -> Condition:
-    """Return what a Celery client must be told to be let in: each argument of the declaration."""
-    kind = ConditionType.CLIENTS_MUST_DECLARE_QUORUM
+def _clients(queue: TaskQueue, host: VirtualHost) -> Condition | None:
+    """Return what a Celery client must be told to be let in: each argument of the declaration.
+
+    None for a classic queue without any: every client may declare it.
+    """
     default_type = default_type_of(host)
     arguments = arguments_of(queue, default_type)
-    if len(arguments) > 1:
+    classic = type_of(queue) is QueueType.CLASSIC
+    if classic and not arguments:
+        return None
+    kind = (
+        ConditionType.CLIENTS_MUST_DECLARE_ARGUMENTS if classic else ConditionType.CLIENTS_MUST_DECLARE_QUORUM
+    )
+    if classic or len(arguments) > 1:
         message = (
             f"queue {queue.queue_name} has arguments that Celery's clients must name: task_queues = "
             f"[Queue({queue.queue_name!r}, queue_arguments={dict(arguments)!r})]"

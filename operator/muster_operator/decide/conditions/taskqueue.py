@@ -58,6 +58,7 @@ def without_effect(spec: TaskQueueSpec, column: Column, version: Version | None 
         "messageTTL": spec.message_ttl is not None,
         "maxLength": spec.max_length is not None,
         "overflow": spec.overflow is not Overflow.DROP_HEAD,
+        "maxPriority": spec.max_priority is not None,
         "ha": spec.ha is not None,
         "consumerTimeout": spec.consumer_timeout is not None,
     }

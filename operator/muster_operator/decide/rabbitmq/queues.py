@@ -12,6 +12,7 @@ from muster_operator.model.rabbitmq import UNCLAIMED, Arguments, QueueDeclaratio
 from muster_operator.model.readings import Known
 
 TYPE: Final = "x-queue-type"
+PRIORITIES: Final = "x-max-priority"
 GROUP_SIZE: Final = "x-quorum-initial-group-size"
 OLDEST: Final = (3, 10)
 """Quorum queues have a message TTL from this version on, and headers exchanges look at the broker's own."""
@@ -45,6 +46,13 @@ def column_of(queue: TaskQueue, version: Version) -> Column:
 def arguments_of(queue: TaskQueue, default_type: str) -> Arguments:
     """Return the arguments of a queue's declaration where `default_type` is the virtual host's."""
     spec = queue.spec
+    priorities = {PRIORITIES: spec.max_priority} if spec.max_priority is not None else {}
+    return {**_dead_letter_arguments_of(queue, default_type), **priorities}
+
+
+def _dead_letter_arguments_of(queue: TaskQueue, default_type: str) -> Arguments:
+    """Return what its dead letters' queue has of the queue's arguments: nobody is served there first."""
+    spec = queue.spec
     if type_of(queue) is QueueType.CLASSIC:
         return {TYPE: "classic"} if default_type not in {"", "undefined", "classic"} else {}
     size = {GROUP_SIZE: spec.ha.replicas} if spec.ha is not None else {}
@@ -62,7 +70,7 @@ def wanted_queues(queues: Iterable[TaskQueue], default_type: str) -> tuple[Queue
     for queue in ordered:
         arguments.setdefault(queue.queue_name, arguments_of(queue, default_type))
     for queue in ordered:
-        arguments.setdefault(queue.dead_letter_name, arguments_of(queue, default_type))
+        arguments.setdefault(queue.dead_letter_name, _dead_letter_arguments_of(queue, default_type))
         senders.setdefault(queue.dead_letter_name, []).append(queue.queue_name)
     if ordered:
         arguments[UNCLAIMED] = {TYPE: "quorum"}

@@ -292,6 +292,23 @@ def test_what_a_celery_client_must_be_told(spec, default_type, status, reason, s
     assert says in found[2]
     classic = queue_of(type="Classic")
     assert condition_of("ClientsMustDeclareQuorum", classic, settled(classic)) is None
+    assert condition_of("ClientsMustDeclareArguments", classic, settled(classic)) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "default_type", "says"),
+    [
+        ({"maxPriority": 9}, "", "queue_arguments={'x-max-priority': 9}"),
+        ({}, "quorum", "queue_arguments={'x-queue-type': 'classic'}"),
+    ],
+)
+def test_what_a_celery_client_must_be_told_of_a_classic_queue(spec, default_type, says):
+    """Priorities are an argument; so is the type where another is the virtual host's default."""
+    queue = queue_of(type="Classic", **spec)
+    found = condition_of("ClientsMustDeclareArguments", queue, settled(queue, default_type=default_type))
+    assert found[:2] == ("True", "MoreArguments")
+    assert says in found[2]
+    assert condition_of("ClientsMustDeclareQuorum", queue, settled(queue, default_type=default_type)) is None
 
 
 def test_a_queue_that_rejects_warns_of_clients_that_do_not_confirm():

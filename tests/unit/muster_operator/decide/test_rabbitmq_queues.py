@@ -33,12 +33,21 @@ def managed(**found):
         ({"ha": {"replicas": 3}}, "", QUORUM | {"x-quorum-initial-group-size": 3}),
         ({"type": "Classic"}, "", {}),
         ({"type": "Classic"}, "quorum", {"x-queue-type": "classic"}),
+        ({"type": "Classic", "maxPriority": 9}, "", {"x-max-priority": 9}),
+        ({"type": "Classic", "maxPriority": 9}, "quorum", {"x-queue-type": "classic", "x-max-priority": 9}),
         ({"type": "Classic", "maxLength": 5, "messageTTL": "1h", "consumerTimeout": "1h"}, "", {}),
     ],
 )
 def test_arguments_carry_only_what_no_policy_can(spec, default_type, arguments):
-    """A client must name each of them; a classic queue has none, as Celery declares it."""
-    assert queues.arguments_of(queue_of(**spec), default_type) == arguments
+    """A client must name each of them; a classic queue has none, as Celery declares it.
+
+    Nobody is served first among the dead letters: their queue has no priorities.
+    """
+    queue = queue_of("mail", **spec)
+    assert queues.arguments_of(queue, default_type) == arguments
+    found = {each.name: each.arguments for each in queues.wanted_queues([queue], default_type)}
+    assert found["mail"] == arguments
+    assert found["mail.dead"] == {k: v for k, v in arguments.items() if k != "x-max-priority"}
 
 
 @pytest.mark.parametrize(
