@@ -56,6 +56,15 @@ class Books(Ledger):
         changes = [(min(at), 1) for at in times.values()] + [(max(at), -1) for at in times.values()]
         return max(accumulate(change for _, change in sorted(changes)))
 
+    def begun_after(self, moment):
+        """Return when each pod began its first task after a moment, in seconds of the epoch, by pod."""
+        first = {}
+        for _task, at, worker in self.lines["start"]:
+            if float(at) >= moment:
+                pod = worker.split("/")[0]
+                first[pod] = min(float(at), first.get(pod, float("inf")))
+        return first
+
     def workers_of(self, task_id):
         """Return `pod/pid` of each begin."""
         return [line[2] for line in self.lines["start"] if line[0] == task_id]
@@ -72,17 +81,7 @@ class Shop:
 
     def kubectl(self, *arguments, stdin="", check=True):
         """Run kubectl in the shop's namespace and return its output."""
-        command = [str(self.cluster.tools / "kubectl"), "--kubeconfig", str(self.cluster.kubeconfig)]
-        done = subprocess.run(
-            [*command, "--namespace", self.namespace, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if check and done.returncode:
-            raise ConnectionError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
+        return self.cluster.kubectl(self.namespace, *arguments, stdin=stdin, check=check)
 
     def open(self):
         """Apply the example's manifests and wait for its own pods."""

@@ -76,6 +76,23 @@ class Cluster:
         """The typed core API, for what the dynamic client lacks (logs, evictions)."""
         return kubernetes_client.CoreV1Api(self.api)
 
+    def kubectl_command(self, namespace: str) -> list[str]:
+        """Return how kubectl is called for a namespace."""
+        return [str(self.tools / "kubectl"), "--kubeconfig", str(self.kubeconfig), "--namespace", namespace]
+
+    def kubectl(self, namespace: str, *arguments: str, stdin: str = "", check: bool = True) -> str:
+        """Run kubectl in a namespace and return its output. Raises `ConnectionError` if it fails."""
+        done = subprocess.run(
+            [*self.kubectl_command(namespace), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode:
+            raise ConnectionError(f"kubectl {' '.join(arguments)[:200]}: {done.stderr.strip()[-1000:]}")
+        return done.stdout
+
     def apply(
         self, manifests: str | Path | Manifest | Iterable[Manifest], *, namespace: str | None = None
     ) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The three RabbitMQ nodes of `examples/rabbitmq-cluster` on the kind cluster, with workers and a client.
+"""The three RabbitMQ nodes of `examples/rabbitmq-cluster` on the kind cluster, with WorkerPools and a client.
 
 The nodes' disks are folders of the cluster's worker nodes, so that they outlive pods as disks do, also where
 nobody makes disks. The tasks are the example shop's, and so are the books that they keep.
@@ -6,8 +6,9 @@ nobody makes disks. The tasks are the example shop's, and so are the books that 
 
 import contextlib
 import json
-import subprocess
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import yaml
 
@@ -18,25 +19,38 @@ from waiting import wait_for
 MANIFESTS = EXAMPLES / "rabbitmq-cluster/manifests"
 NODES = ("rabbitmq-0", "rabbitmq-1", "rabbitmq-2")
 QUEUE = "orders"
+MEMBERS = len(NODES)
 SHOP = "muster-shop:1.0"
 FOLDER = "/var/lib/muster-tests"
 
 SEND = """
-import json, sys, time, uuid
+import json, os, sys, time, uuid
 from muster.errors import BrokerUnavailable
 from shop.tasks import app
-task, arguments, count, pause = json.load(sys.stdin)
-told = {"confirmed": [], "doubtful": []}
+queue, task, arguments, count, pause, stop = json.load(sys.stdin)
+told = {"confirmed": [], "doubtful": [], "longest_wait": [0, 0]}
+before = time.time()
 for number in range(count):
+    if os.path.exists(stop):
+        break
     task_id = str(uuid.uuid4())
     try:
-        app.send_task(task, [f"{number}", *arguments], queue="orders", task_id=task_id)
+        app.send_task(task, [f"{number}", *arguments], queue=queue, task_id=task_id)
         told["confirmed"].append(task_id)
+        confirmed, longest = time.time(), told["longest_wait"]
+        if confirmed - before > longest[1] - longest[0]:
+            told["longest_wait"] = [before, confirmed]
+        before = confirmed + pause
     except BrokerUnavailable:
         told["doubtful"].append(task_id)
     time.sleep(pause)
 print(json.dumps(told))
 """
+BEHIND = """
+cat > "$0.in"
+(setsid python -c "$1" < "$0.in" > "$0.told" 2> "$0.error"; echo $? > "$0.code") > /dev/null 2>&1 &
+"""
+"""A shell's command that returns at once: a silent stream from a pod is cut before long."""
 
 ASK = """
 import base64, os, sys, urllib.request
@@ -53,6 +67,8 @@ with urllib.request.urlopen(request, timeout=10) as answer:
 METRICS = (
     "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9540/metrics').read().decode())"
 )
+
+Manifest = dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -98,8 +114,8 @@ class RabbitMQNodes:
         self.cluster = cluster
         self.namespace = namespace
 
-    def open(self, workers: int) -> None:
-        """Apply the example, the books, a client and so many workers; wait until all are ready.
+    def open(self) -> None:
+        """Apply the example, the books and a client; wait until all are ready.
 
         The operator declares the queue over the first of the nodes, which therefore leads it.
         """
@@ -109,50 +125,73 @@ class RabbitMQNodes:
             [each for each in redis if each["metadata"]["name"] in ("redis", "books")],
             namespace=self.namespace,
         )
-        self.cluster.apply(_deployment("client", CLIENT, 1), namespace=self.namespace)
+        self.cluster.apply(_client(), namespace=self.namespace)
         for name in ("statefulset/rabbitmq", "statefulset/books", "deployment/client"):
             self.kubectl("rollout", "status", name, "--timeout=240s")
         wait_for(self.members, until=lambda m: m == sorted(NODES), what="three members", timeout_seconds=60)
-        self._has_queue()
-        self.cluster.apply(_deployment("workers", WORKER, workers), namespace=self.namespace)
-        self.kubectl("rollout", "status", "deployment/workers", "--timeout=180s")
+        manifest = yaml.safe_load((MANIFESTS / "2-muster.yaml").read_text())
+        self.declare(manifest["metadata"]["name"], ha={"replicas": MEMBERS})
 
-    def _has_queue(self) -> None:
-        """Wait until the example's TaskQueue says that its queue is there as declared."""
-        self.cluster.apply(MANIFESTS / "2-muster.yaml", namespace=self.namespace)
-        self.cluster.wait_for_object(
-            "TaskQueue",
-            QUEUE,
-            lambda queue: queue and condition({"status": {}, **queue}) == "True",
+    def declare(self, name: str, **spec: object) -> None:
+        """Apply the example's TaskQueue under a name, with more in its spec; wait until it is as declared."""
+        manifest = yaml.safe_load((MANIFESTS / "2-muster.yaml").read_text())
+        manifest["metadata"]["name"] = name
+        manifest["spec"] |= spec
+        self.cluster.apply(manifest, namespace=self.namespace)
+        for kind in ("Ready", "PolicyInSync"):
+            self.wait_condition("TaskQueue", name, kind, "True")
+
+    def wait_condition(
+        self,
+        kind: str,
+        name: str,
+        type_: str,
+        status: str,
+        *,
+        generation: int = 0,
+    ) -> str:
+        """Wait for an object's condition, of a generation at least; return its message."""
+
+        def has_it(seen: Manifest | None) -> bool:
+            found = (seen or {}).get("status", {})
+            return found.get("observedGeneration", 0) >= generation and condition(seen, type_) == status
+
+        seen = self.cluster.wait_for_object(
+            kind,
+            name,
+            lambda seen: seen and "status" in seen and has_it(seen),
             namespace=self.namespace,
             api_version=API,
+            timeout_seconds=120,
         )
+        return next(each["message"] for each in seen["status"]["conditions"] if each["type"] == type_)
+
+    def apply_pools(self, workers: Mapping[str, int]) -> None:
+        """Let so many workers take each queue's tasks, in a pool of its name; wait until they do."""
+        for name, count in workers.items():
+            [stored] = self.cluster.apply(_worker_pool(name, count), namespace=self.namespace)
+            generation = stored["metadata"]["generation"]
+            self.wait_condition("WorkerPool", name, "Ready", "True", generation=generation)
+        wait_for(
+            lambda: {name: self._ready(name) for name in workers},
+            until=lambda ready: ready == workers,
+            what=f"{workers} workers",
+            timeout_seconds=120,
+        )
+
+    def _ready(self, pool: str) -> int | None:
+        """Return how many workers of a pool are ready; None while others are on their way out."""
+        found = self.cluster.list("Pod", namespace=self.namespace, labels=f"muster.dev/pool={pool}")
+        return sum(map(_is_ready, found)) if all(map(_is_ready, found)) else None
 
     def close(self) -> None:
-        """Remove the TaskQueue while its operator is there."""
-        self.cluster.delete("TaskQueue", QUEUE, namespace=self.namespace, api_version=API)
-        self.cluster.wait_for_object(
-            "TaskQueue", QUEUE, lambda queue: queue is None, namespace=self.namespace, api_version=API
-        )
+        """Remove pools and queues while their operator is there."""
+        for kind in ("WorkerPool", "TaskQueue"):
+            self.kubectl("delete", kind, "--all", "--timeout=120s")
 
-    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+    def kubectl(self, *arguments: str) -> str:
         """Run kubectl in the namespace and return its output. Raises ConnectionError."""
-        with self._kubectl(*arguments) as process:
-            output, error = process.communicate(stdin)
-        if process.returncode:
-            raise ConnectionError(f"kubectl {' '.join(arguments)[:200]}: {error.strip()}")
-        return output
-
-    def _kubectl(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [str(self.cluster.tools / "kubectl"), "--kubeconfig", str(self.cluster.kubeconfig)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [*command, "--namespace", self.namespace, *arguments],
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-        )
+        return self.cluster.kubectl(self.namespace, *arguments)
 
     # --- the nodes -----------------------------------------------------------------------------------------
 
@@ -164,9 +203,13 @@ class RabbitMQNodes:
         """Return the names of the nodes that run as one cluster."""
         return sorted(pod_of(node["name"]) for node in self.ask("nodes") if node["running"])
 
-    def queue(self) -> dict:
-        """Return what the management API says of the queue: leader, members, online and more."""
-        return self.ask(f"queues/%2F/{QUEUE}")
+    def queue(self, name: str = QUEUE) -> dict:
+        """Return what the management API says of a queue: leader, members, online and more."""
+        return self.ask(f"queues/%2F/{name}")
+
+    def policy(self, queue: str = QUEUE) -> dict:
+        """Return the policy in effect for a queue."""
+        return self.queue(queue).get("effective_policy_definition") or {}
 
     def lose(self, name: str) -> str:
         """Take a node away as its machine's end would, its disk stays; return the lost pod's UID.
@@ -202,9 +245,17 @@ class RabbitMQNodes:
                 for rule in rules:
                     self.cluster.on_node(machine, "iptables", "-D", *rule)
 
-    def policy(self) -> str:
-        """Return the name of the policy in effect for the queue."""
-        return self.queue().get("policy") or ""
+    @contextlib.contextmanager
+    def kept_away(self, name: str) -> Iterator[None]:
+        """Let no pod start on a node's machine: one that is lost meanwhile stays away."""
+        pod = self.cluster.get("Pod", name, namespace=self.namespace)
+        assert pod is not None
+        machine = pod["spec"]["nodeName"]
+        self.kubectl("cordon", machine)
+        try:
+            yield
+        finally:
+            self.kubectl("uncordon", machine)
 
     def clear(self) -> None:
         """Empty the books."""
@@ -222,14 +273,14 @@ class RabbitMQNodes:
 
     # --- workers and tasks ---------------------------------------------------------------------------------
 
-    def workers(self) -> set[str]:
-        """Return the names of the workers' pods."""
-        found = self.cluster.list("Pod", namespace=self.namespace, labels="app=workers")
+    def workers(self, pool: str = QUEUE) -> set[str]:
+        """Return the names of a pool's pods."""
+        found = self.cluster.list("Pod", namespace=self.namespace, labels=f"muster.dev/pool={pool}")
         return {pod["metadata"]["name"] for pod in found}
 
     def restarted(self) -> dict[str, str]:
         """Return the end of the log of each worker's container that was followed by another, by pod."""
-        found = self.cluster.list("Pod", namespace=self.namespace, labels="app=workers")
+        found = self.cluster.list("Pod", namespace=self.namespace, labels=f"muster.dev/pool={QUEUE}")
         return {
             pod["metadata"]["name"]: self.cluster.logs(
                 pod["metadata"]["name"], namespace=self.namespace, previous=True
@@ -247,14 +298,18 @@ class RabbitMQNodes:
         ]
         return sum(int(float(x.split()[-1])) for x in lines if x.startswith("muster_task_extra_runs_total"))
 
-    def sending(self, count: int, seconds: float, *, pause_seconds: float = 0) -> "Sending":
+    def sending(
+        self, count: int, seconds: float, *, queue: str = QUEUE, pause_seconds: float = 0
+    ) -> "Sending":
         """Begin to send so many tasks one after another, each of which takes so long; pause after each."""
-        process = self._kubectl("exec", "-i", "deploy/client", "--", "python", "-c", SEND)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(["shop.tasks.pack", [seconds], count, pause_seconds]))
-        process.stdin.close()
-        process.stdin = None
-        return Sending(process)
+        place = f"/tmp/{secrets.token_hex(4)}"
+        given = json.dumps([queue, "shop.tasks.pack", [seconds], count, pause_seconds, f"{place}.stop"])
+        self.cluster.kubectl(
+            self.namespace,
+            *("exec", "-i", "deploy/client", "--", "sh", "-c", BEHIND, place, SEND),
+            stdin=given,
+        )
+        return Sending(self, place)
 
     def books(self) -> Books:
         """Return what the tasks have written down."""
@@ -270,25 +325,38 @@ class RabbitMQNodes:
 
 
 class Sending:
-    """A client that sends, in a process of its own."""
+    """A client that sends, in a process of its own in the client's pod."""
 
-    def __init__(self, process: subprocess.Popen[str]):
-        self._process = process
+    def __init__(self, nodes: RabbitMQNodes, place: str):
+        self._nodes = nodes
+        self._place = place
 
     @property
     def goes_on(self) -> bool:
-        return self._process.poll() is None
+        return not self._read("code")
 
-    def told(self, timeout_seconds: float = 180) -> dict[str, list[str]]:
-        """Wait for its end; return the ids that were `confirmed`, and the `doubtful` that got an error."""
-        output, error = self._process.communicate(timeout=timeout_seconds)
-        assert self._process.returncode == 0, error
-        return json.loads(output)
+    def stop(self) -> None:
+        """Let it end where it is."""
+        self._nodes.kubectl("exec", "deploy/client", "--", "touch", f"{self._place}.stop")
 
-    def close(self) -> None:
-        """End it where it still goes on."""
-        self._process.kill()
-        self._process.wait()
+    def told(self, timeout_seconds: float = 180) -> dict[str, Any]:
+        """Wait for its end; return the ids that were `confirmed`, and the `doubtful` that got an error.
+
+        `longest_wait`: begin and end, in seconds of the epoch, of the longest time between two confirms.
+        """
+        code = wait_for(
+            lambda: self._read("code"),
+            what="the client's end",
+            timeout_seconds=timeout_seconds,
+            every_seconds=0.5,
+        )
+        assert code == "0", self._read("error")
+        return json.loads(self._read("told"))
+
+    def _read(self, what: str) -> str:
+        """Return what stands in one of its files; nothing while that is not there."""
+        command = f"cat {self._place}.{what} 2> /dev/null || true"
+        return self._nodes.kubectl("exec", "deploy/client", "--", "sh", "-c", command).strip()
 
 
 def pod_of(node: str) -> str:
@@ -305,51 +373,45 @@ def _from_secret(name: str, key: str) -> dict:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": "broker", "key": key}}}
 
 
-CLIENT = {
-    "command": ["python", "-c", "import signal; signal.pause()"],
-    "env": [_from_secret("CELERY_BROKER_URL", "url"), _from_secret("MANAGEMENT_URL", "managementUrl")],
-}
-WORKER = {
-    "args": ["-A", "shop.tasks", "worker", "-P", "prefork", "-c", "2", "-Q", QUEUE],
-    "env": [
-        _from_secret("MUSTER_BROKER_URL", "url"),
-        {"name": "BOOKS_URL", "value": "redis://books:6379/0"},
-        {"name": "MUSTER_METRICS_ADDRESS", "value": ":9540"},
-    ],
-    "readinessProbe": {"httpGet": {"path": "/readyz", "port": 9540}, "periodSeconds": 1},
-}
+def _worker_pool(name: str, workers: int) -> Manifest:
+    """Return the example shop's WorkerPool for the queue of that name, with a fixed size."""
+    documents = yaml.safe_load_all((EXAMPLES / "web-service/manifests/2-muster.yaml").read_text())
+    manifest = next(each for each in documents if each["kind"] == "WorkerPool")
+    manifest["metadata"]["name"] = name
+    del manifest["spec"]["results"]
+    manifest["spec"] |= {"queues": [name], "replicas": workers, "scaling": {"mode": "Fixed"}}
+    return manifest
 
 
-def _deployment(name: str, container: dict, replicas: int) -> dict:
-    security = {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
+def _client() -> Manifest:
+    """Return a pod in which clients are started."""
+    container = {
+        "name": "client",
+        "image": SHOP,
+        "command": ["python", "-c", "import signal; signal.pause()"],
+        "env": [_from_secret("CELERY_BROKER_URL", "url"), _from_secret("MANAGEMENT_URL", "managementUrl")],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
     pod = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 10,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [
-            {
-                "name": name,
-                "image": SHOP,
-                "securityContext": security,
-                "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
-                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
-                **container,
-            }
-        ],
+        "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": name},
+        "metadata": {"name": "client"},
         "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": pod},
+            "selector": {"matchLabels": {"app": "client"}},
+            "template": {"metadata": {"labels": {"app": "client"}}, "spec": pod},
         },
     }

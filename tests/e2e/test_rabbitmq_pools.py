@@ -15,15 +15,14 @@ import pytest
 import yaml
 
 from example_shop import API, EXAMPLES, Shop, condition
-from golden.write_chart import render
 from installation import Installation
+from rabbitmq_chart import apply_rabbitmq, broker_secret
 from waiting import wait_for
 
 WEB, CELERY = 10_000, 1_000
 POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
 TYPES = {"Quorum": "quorum", "Classic": "classic"}
 QUEUES = {f"{pool}-{word}": kind for pool in POOLS for kind, word in TYPES.items()}
-PASSWORD = "sesame"
 RESULTS = "redis://books:6379/1"
 
 
@@ -32,25 +31,16 @@ class FivePools(Shop):
 
     def open(self) -> "FivePools":
         """Apply RabbitMQ and the shop; wait for them, and until every queue is as declared."""
-        found = yaml.safe_load_all(
-            render(self.cluster.tools / "helm", "rabbitmq.enabled=true", f"rabbitmq.password={PASSWORD}")
-        )
-        for each in found:
-            if each and each["metadata"]["name"] == "muster-rabbitmq":
-                each["metadata"]["namespace"] = self.namespace
-                if each["kind"] == "Secret":  # as RabbitMQ is without the chart's word: classic by default
-                    text = each["stringData"]["rabbitmq.conf"]
-                    each["stringData"]["rabbitmq.conf"] = text.replace("default_queue_type = quorum", "")
-                self.cluster.apply(each)
+        apply_rabbitmq(self.cluster, self.namespace)
         redis = yaml.safe_load_all((EXAMPLES / "web-service/manifests/1-redis.yaml").read_text())
         self.cluster.apply(
             [each for each in redis if each["metadata"]["name"] in ("redis", "books")],
             namespace=self.namespace,
         )
-        self.cluster.apply(self._secrets(), namespace=self.namespace)
+        self.cluster.apply([broker_secret(), self._results()], namespace=self.namespace)
         self.cluster.apply(EXAMPLES / "web-service/manifests/3-web.yaml", namespace=self.namespace)
         self.kubectl("set", "env", "deployment/web", f"CELERY_RESULT_BACKEND={RESULTS}")
-        for name in ("statefulset/muster-rabbitmq", "statefulset/books", "deployment/web"):
+        for name in ("statefulset/books", "deployment/web"):
             self.kubectl("rollout", "status", name, "--timeout=240s")
         self.cluster.apply(
             [
@@ -68,15 +58,13 @@ class FivePools(Shop):
             self.wait_ready("TaskQueue", name)
         return self
 
-    def _secrets(self) -> list[dict[str, Any]]:
-        place = f"muster:{PASSWORD}@muster-rabbitmq"
-        return [
-            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
-            for name, data in {
-                "broker": {"url": f"amqp://{place}:5672/", "managementUrl": f"http://{place}:15672"},
-                "results": {"url": RESULTS},
-            }.items()
-        ]
+    def _results(self) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "results"},
+            "stringData": {"url": RESULTS},
+        }
 
     def wait_ready(self, kind: str, name: str) -> dict[str, Any]:
         """Wait until an object's Ready condition is true, and return it."""

@@ -157,6 +157,27 @@ def test_a_thousand_tasks_at_once_need_three_connections(rabbitmq, tmp_path, poo
         assert worker.wait() == 0
 
 
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_connection_outlives_a_hub_that_is_kept(rabbitmq, tmp_path, pool):
+    """For three and a half heartbeats nothing in the process runs, with another worker beside: the server
+    hears of it all the same, and each task runs once."""
+    rabbitmq.declare("kept", "kept.dead", **{"x-queue-type": "quorum"})
+    results, ledger = f"sqlite:///{tmp_path}/results.db", tmp_path / "ledger"
+    hired = ["green_app", pool, "--lease", "5", "-Q", "kept", "-c", "10"]
+    given = {"BROKER": rabbitmq.url, "RESULTS": results, "POOL": pool, "NAMES": "127.0.0.1:9"}
+    app = Muster("client", broker=rabbitmq.url, backend=results)
+    with contextlib.closing(app), Worker(*hired, **given) as first, Worker(*hired, **given) as second:
+        first.wait_ready()
+        second.wait_ready()
+        beside = [app.send_task("g.sleep", (0.5,), queue="kept") for _ in range(10)]
+        kept = app.send_task("g.keep", (3.5 * 5, str(ledger)), queue="kept")
+        for each in (*beside, kept):
+            each.get(timeout=60)
+        counted = [worker.metric("muster_task_extra_runs_total") for worker in (first, second)]
+        assert counted == [0, 0]
+    assert ledger.read_text().split() == [kept.id]
+
+
 @pytest.mark.soak("RabbitMQ: a worker killed while it works loses nothing", repeat=True)
 @pytest.mark.parametrize("pool", POOLS)
 def test_what_a_killed_worker_held_runs_again(place, account, pool):
@@ -254,7 +275,7 @@ def test_restarts_of_the_broker_lose_nothing(own_rabbitmq_server, tmp_path, acco
         verdict = place.ledger.check(place.sent)
         account(verdict, counted=counted, restarts=restarts, slowest_return_seconds=slowest)
         assert [worker.process.poll() for worker in workers] == [None] * len(POOLS)
-        assert slowest < 8, "five seconds, on a machine that does much besides"
+        assert slowest < 5
 
 
 def test_a_worker_that_stands_still_is_given_up_by_its_heartbeat(place):

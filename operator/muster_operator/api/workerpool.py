@@ -193,7 +193,10 @@ class Delivery:
     acks: Annotated[Acks, Prop("When a message is acknowledged.")] = Acks.LATE
     prefetch: Annotated[
         IntOrString,
-        Prop("Messages taken ahead for each slot, 1 to 10000; Auto follows the measured runtime."),
+        Prop(
+            "Most messages taken ahead for each slot, 1 to 10000. How many it is follows the measured "
+            "runtime: none behind a task of 1 ms or more, so that no task waits behind a long one."
+        ),
     ] = "Auto"
     lease: Annotated[
         timedelta,

@@ -58,6 +58,7 @@ class Memory:
     history: History = field(default_factory=History)
     runtime: RuntimeEstimate = field(default_factory=RuntimeEstimate)
     status_written_at: datetime | None = None
+    first_seen_at: datetime | None = None
     rejections: dict[tuple[str, str], Rejection] = field(default_factory=dict)
     namespace_terminating: bool = False
     """Whether the object's namespace is on its way out; looked up for what holds it up."""
@@ -175,6 +176,7 @@ class Observer:
             return None
         secret = queue.spec.broker.secret_ref.name
         view = self._view(key.namespace, queue, now)
+        memory.first_seen_at = memory.first_seen_at or now
         return QueueSnapshot(
             now=now,
             task_queue=queue,
@@ -187,6 +189,7 @@ class Observer:
             neighbours=self._neighbours(queue),
             owner=self._owner,
             namespace_terminating=memory.namespace_terminating,
+            first_seen_at=memory.first_seen_at,
             status_written_at=memory.status_written_at,
         )
 

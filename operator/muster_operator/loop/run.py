@@ -164,6 +164,9 @@ class Operator:
             ]
             stopping: asyncio.Task[Any] = asyncio.create_task(self._stop.wait(), name="stop")
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:  # said at once: what follows may take a while
+                failure = None if task.cancelled() else task.exception()
+                logger.error("%s ended, and so the operator does", task.get_name(), exc_info=failure)
             self._stop.set()
             for task in (*tasks, stopping):
                 task.cancel()

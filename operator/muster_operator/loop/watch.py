@@ -53,7 +53,7 @@ def _registry(
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def login(**_: Any) -> Any:
+    async def login(**_: Any) -> Any:
         return kopf.ConnectionInfo(
             server=connection.server,
             ca_data=connection.ca_data,
@@ -81,13 +81,14 @@ def _watch(
 ) -> None:
     plural = resource[-1]
 
-    # an id for each: kopf tells handlers apart by the names of their functions
+    # an id for each: kopf tells handlers apart by the names of their functions. Coroutines, since kopf runs
+    # plain functions in threads, beside the loop that reads the store
     @kopf.index(*_selector(*resource), id=f"store-{plural}", registry=registry)
-    def index(body: Any, **_: Any) -> None:
+    async def index(body: Any, **_: Any) -> None:
         store.put(kind, {**body, "kind": kind})
 
     @kopf.on.event(*_selector(*resource), id=f"keys-{plural}", registry=registry)
-    def event(event: Any, body: Any, **_: Any) -> None:
+    async def event(event: Any, body: Any, **_: Any) -> None:
         if event["type"] == "DELETED":
             store.drop(kind, body)
         else:

@@ -223,6 +223,8 @@ class QueueSnapshot:
     owner: str = ""
     """As in VirtualHostSnapshot."""
     namespace_terminating: bool = False
+    first_seen_at: datetime | None = None
+    """When this operator has first looked at it."""
     status_written_at: datetime | None = None
 
 

@@ -43,7 +43,7 @@ WITHOUT_EFFECT = {
     ("--without-heartbeat",): "workers report over the broker once in 5 s",
     ("--heartbeat-interval",): "workers report over the broker once in 5 s",
     ("-O", "--optimization"): "a task is handed to a slot that is free",
-    ("--prefetch-multiplier",): "prefetch follows the measured runtime; --prefetch N fixes it",
+    ("--prefetch-multiplier",): "prefetch follows the measured runtime; --prefetch N bounds it",
     ("-S", "--statedb"): "revoked ids are kept on the broker",
     ("--pool-start-method",): "children are forked from a process with one thread, which is safe",
 }
@@ -137,7 +137,7 @@ _COUNT = Form("number", quantities.count)
 @click.option(
     "--prefetch",
     type=Form("number or auto", read_prefetch),
-    help="Messages taken ahead for each slot; by measured runtime.",
+    help="Most messages taken ahead for each slot; how many, follows the measured runtime.",
 )
 @click.option("--disable-prefetch", is_flag=True, help="As --prefetch 0.")
 @click.option(

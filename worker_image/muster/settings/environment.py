@@ -264,7 +264,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="MUSTER_PREFETCH",
         field="prefetch",
         form="Auto or a whole number",
-        note="Messages taken ahead for each slot.",
+        note="Most messages taken ahead for each slot.",
         write=str,
         read=read_prefetch,
     ),

@@ -498,7 +498,7 @@ TABLE: tuple[Setting, ...] = (
     _accepted("worker_proc_alive_timeout", ANY, 4.0, old="CELERYD_PROC_ALIVE_TIMEOUT",
               note="A child process counts as started when it asks for work."),
     _accepted("worker_prefetch_multiplier", ANY, 4, old="CELERYD_PREFETCH_MULTIPLIER",
-              note="Prefetch follows the measured runtime; `--prefetch N` fixes it."),
+              note="Prefetch follows the measured runtime; `--prefetch N` bounds it."),
     _accepted("worker_eta_task_limit", ANY, None, old="CELERYD_ETA_TASK_LIMIT",
               note="Tasks with an ETA wait on the broker, not in the worker."),
     _accepted("worker_enable_prefetch_count_reduction", ANY, True,

@@ -8,7 +8,7 @@ says so.
 from datetime import timedelta
 
 from muster_operator.api.brokers import Column, unkept
-from muster_operator.api.conditions import Reason
+from muster_operator.api.conditions import ConditionType, Reason, find_condition
 from muster_operator.api.names import FINALIZER_QUEUE
 from muster_operator.api.taskqueue import DeletionPolicy, QueueType, TaskQueueStatus
 from muster_operator.decide.conditions import taskqueue as queue_conditions
@@ -35,6 +35,11 @@ PATIENCE = timedelta(seconds=60)
 """How long a deletion waits for a broker that cannot be read."""
 BROKERS_PATIENCE = timedelta(minutes=5)
 """How long a deletion waits for RabbitMQ's consent."""
+FIRST_LOOK = timedelta(seconds=10)
+"""How long an operator that has just begun with an object looks before it says that it does not know yet.
+
+Else a start would write what each of a thousand queues soon no longer is, and turn those that are Ready over.
+"""
 QUEUE_RETAINED = "QueueRetained"
 """Event: the object is gone and the real queue stays, for the reason in the message."""
 
@@ -49,11 +54,20 @@ def plan_task_queue(seen: QueueSnapshot) -> Plan:
     if wants != (FINALIZER_QUEUE in metadata.finalizers):
         actions.append(_finalizer(seen, present=wants))
     old, status = seen.task_queue.status, _status(seen)
+    looked_at = seen.first_seen_at + FIRST_LOOK if seen.first_seen_at is not None else seen.now
+    if seen.now < looked_at and _is_open(status):
+        return Plan(actions=tuple(actions), requeue_at=looked_at)
     written = write(old, status, written_at=seen.status_written_at, now=seen.now)
     if written.status is not None:
         actions += warnings(KIND, metadata, old.conditions, status.conditions)
         actions.append(SetStatus(kind=KIND, metadata=metadata, status=written.status))
     return Plan(actions=tuple(actions), requeue_at=written.due_at)
+
+
+def _is_open(status: TaskQueueStatus) -> bool:
+    """Whether it is yet to be seen what the queue is."""
+    ready = find_condition(status.conditions, ConditionType.READY)
+    return ready is not None and ready.reason in {Reason.NOT_OBSERVED_YET, Reason.PROGRESSING}
 
 
 def _deletion(seen: QueueSnapshot) -> Plan:

@@ -174,6 +174,18 @@ def test_problems_are_events_once():
     assert plan_task_queue(again).actions == ()
 
 
+def test_what_an_operator_does_not_know_yet_waits_for_its_first_look():
+    """A start turns no Ready queue over, and writes each new one once; what is known is said at once."""
+    unread = {"broker": unknown("NotObservedYet"), "reading": unknown("NotObservedYet")}
+    looking = seen(first_seen_at=NOW - seconds(3), **unread)
+    plan = plan_task_queue(looking)
+    assert (plan.actions, plan.requeue_at) == ((), NOW + seconds(7))
+    assert condition_of(replace(looking, first_seen_at=NOW - seconds(10)), "Ready")[1] == "NotObservedYet"
+    refused = seen(first_seen_at=NOW, broker=unknown("AuthFailed"))
+    assert condition_of(refused, "Ready")[1] == "AuthFailed"
+    assert condition_of(seen(first_seen_at=NOW), "Ready")[0] == "True"
+
+
 def test_only_a_queue_that_is_to_be_deleted_gets_a_finalizer():
     """Retain has nothing to do outside the cluster, and takes a finalizer off again."""
     assert done(seen(), SetFinalizer) == []
