@@ -8,8 +8,8 @@ from kube import Cluster
 PASSWORD = "sesame"
 
 
-def apply_rabbitmq(cluster: Cluster, namespace: str) -> None:
-    """Apply the chart's RabbitMQ; wait until it is ready.
+def apply_rabbitmq(cluster: Cluster, namespace: str, *, mebibytes: int = 768) -> None:
+    """Apply the chart's RabbitMQ with so much memory; wait until it is ready.
 
     Its default queue type is taken out, so that it is classic, as RabbitMQ's is without the chart's word.
     """
@@ -19,7 +19,11 @@ def apply_rabbitmq(cluster: Cluster, namespace: str) -> None:
             each["metadata"]["namespace"] = namespace
             if each["kind"] == "Secret":
                 text = each["stringData"]["rabbitmq.conf"]
-                each["stringData"]["rabbitmq.conf"] = text.replace("default_queue_type = quorum", "")
+                text = text.replace("default_queue_type = quorum", "")
+                each["stringData"]["rabbitmq.conf"] = text.replace("= 700MB", f"= {mebibytes - 68}MB")
+            if each["kind"] == "StatefulSet":
+                [container] = each["spec"]["template"]["spec"]["containers"]
+                container["resources"]["limits"]["memory"] = f"{mebibytes}Mi"
             cluster.apply(each)
     cluster.kubectl(namespace, "rollout", "status", "statefulset/muster-rabbitmq", "--timeout=240s")
 

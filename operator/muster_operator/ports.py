@@ -109,3 +109,6 @@ class Objects(Protocol):
 
     def of(self, kind: str, namespace: str | None = None) -> Sequence[Mapping[str, Any]]:
         """Return all of a kind, of one namespace or of all."""
+
+    def namesakes(self, queue_name: str) -> Sequence[Mapping[str, Any]]:
+        """Return the TaskQueues of that queue name, on whatever broker."""

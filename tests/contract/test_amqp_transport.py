@@ -210,6 +210,24 @@ def test_what_is_given_back_and_what_was_delayed_keep_their_priority(rabbitmq):
     broker.close()
 
 
+def test_many_queues_are_counted_at_once(broker):
+    """Those that are not there are empty, and the line is as good as before."""
+    names = [f"queue-{number}" for number in range(100)]
+    broker.declare(*names[::2])
+    for number in (0, 2, 98):
+        broker.publish(*(message(str(n)) for n in range(number + 1)), queue=f"queue-{number}")
+    observer = broker.make_observer()
+    for _ in range(2):
+        depths = observer.depths(names, horizon_seconds=0)
+        assert {name: depth.ready for name, depth in depths.items() if depth.ready} == {
+            "queue-0": 1,
+            "queue-2": 3,
+            "queue-98": 99,
+        }
+        assert depths.keys() == set(names)
+    observer.close()
+
+
 def test_what_is_acked_in_any_order_is_gone(broker):
     """One word for those before which nothing is open, one by one for the others: nothing is left."""
     broker.publish(*(message(str(n)) for n in range(30)))

@@ -175,6 +175,8 @@ class _Poller:
         self._stopped = False
         self._failures = 0
         self._polls = 0
+        self._done = 0
+        """Actions carried out."""
         self.host: VirtualHostReader | None = None
         if is_rabbitmq(secret.url):
             self.host = VirtualHostReader(secret.url, secret.management, secret.ca_file)
@@ -200,6 +202,8 @@ class _Poller:
         view = self.view
         if view.virtual_host is not None:
             self.view = replace(view, virtual_host=reflected(view.virtual_host, action, answers))
+            self._done += 1
+            self._changed()
         self._wake.set()
 
     def stop(self) -> None:
@@ -210,11 +214,12 @@ class _Poller:
     def _run(self) -> None:
         observer: Observer | None = None
         while not self._stopped:
-            demand = self.demand
+            demand, done = self.demand, self._done
             now = self._clock()
             try:
                 if observer is None:
                     observer = connect_observer(self.url, {}, {})
+                    demand = self.demand  # which has come meanwhile: nothing need be read without it
                 # the same one for good: it knows what it has seen of the queues
                 observer.dead_letters = {ask.queue: ask.dead_letter for ask in demand.queues}
                 view = self._read(observer, demand, now)
@@ -226,6 +231,8 @@ class _Poller:
                 self._failures += 1
                 logger.exception("broker %s cannot be understood", self._thread.name)
                 view = self._unknown(error, now)
+            if self._done != done:  # what was done while we read may not be in it, and is read next
+                view = replace(view, virtual_host=self.view.virtual_host)
             before, self.view = self.view, view
             if _differs(before, view):
                 self._changed()

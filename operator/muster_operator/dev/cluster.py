@@ -69,6 +69,10 @@ class LocalCluster:
         """Return all of a kind, of one namespace or of all."""
         return self._store.of(kind, namespace)
 
+    def namesakes(self, queue_name: str) -> Sequence[Body]:
+        """See `ports.Objects`."""
+        return self._store.namesakes(queue_name)
+
     async def secret(self, namespace: str, name: str) -> Body | None:
         """Return a Secret as the API server holds it, or None."""
         values = self._secrets.get((namespace, name))

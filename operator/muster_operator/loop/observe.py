@@ -341,11 +341,7 @@ class Observer:
 
     def _rivals(self, queue: TaskQueue) -> tuple[TaskQueue, ...]:
         mine = self._brokers.endpoint(*_secret_of(queue))
-        namesakes = (
-            self._decoded(body, TaskQueue)
-            for body in self._objects.of("TaskQueue")
-            if (body["spec"].get("queueName") or body["metadata"]["name"]) == queue.queue_name
-        )
+        namesakes = (self._decoded(body, TaskQueue) for body in self._objects.namesakes(queue.queue_name))
         return tuple(
             other
             for other in namesakes

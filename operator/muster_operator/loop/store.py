@@ -36,6 +36,8 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+        self._by_queue_name: dict[str, set[tuple[str, str]]] = {}
+        """Where the TaskQueues are that name a queue: every event on one of a thousand asks for its own."""
 
     def put(self, kind: str, body: Body) -> None:
         """Take a state of an object, unless a later one is here: answers to writes overtake watches."""
@@ -43,6 +45,9 @@ class Store:
         place = (metadata.get("namespace", ""), metadata["name"])
         there = self._objects.setdefault(kind, {})
         if place not in there or not _is_older(metadata, there[place]["metadata"]):
+            if kind == "TaskQueue":
+                self._forget_name(place)
+                self._by_queue_name.setdefault(_queue_name(body), set()).add(place)
             there[place] = stripped(kind, body)
 
     def drop(self, kind: str, body: Body) -> None:
@@ -52,7 +57,22 @@ class Store:
         place = (metadata.get("namespace", ""), metadata["name"])
         held = there.get(place)
         if held is not None and held["metadata"].get("uid") == metadata.get("uid"):
+            if kind == "TaskQueue":
+                self._forget_name(place)
             del there[place]
+
+    def _forget_name(self, place: tuple[str, str]) -> None:
+        held = self._objects["TaskQueue"].get(place)
+        if held is not None:
+            name = _queue_name(held)
+            self._by_queue_name[name].discard(place)
+            if not self._by_queue_name[name]:
+                del self._by_queue_name[name]
+
+    def namesakes(self, queue_name: str) -> Sequence[Body]:
+        """Return the TaskQueues of that queue name, on whatever broker."""
+        there = self._objects.get("TaskQueue", {})
+        return [there[place] for place in self._by_queue_name.get(queue_name, ())]
 
     def unseen(self, kind: str, version: int, uids: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
         """Return which of the objects that were there at `version` have not come here yet, in any state."""
@@ -102,9 +122,8 @@ class Store:
             case "TaskQueue":
                 yield Key(kind, namespace, name)
                 yield from self._users_of(namespace, name)
-                for rival in self.of("TaskQueue"):
-                    if _queue_name(rival) == _queue_name(body):
-                        yield Key("TaskQueue", rival["metadata"]["namespace"], rival["metadata"]["name"])
+                for rival in self.namesakes(_queue_name(body)):
+                    yield Key("TaskQueue", rival["metadata"]["namespace"], rival["metadata"]["name"])
                 yield Key("Beat", namespace, _secret_of(body))
                 yield Key("VirtualHost", namespace, _secret_of(body))
             case "Schedule":

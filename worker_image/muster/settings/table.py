@@ -423,7 +423,7 @@ TABLE: tuple[Setting, ...] = (
     _honoured("task_queues", ANY, None, old="CELERY_QUEUES", check=known_queues,
               note="What a worker without `-Q` consumes; exchanges that copy or match are refused."),
     _accepted("task_queue_max_priority", ANY, None, old="CELERY_QUEUE_MAX_PRIORITY",
-              note="On RabbitMQ a TaskQueue says spec.maxPriority; Redis and SQLite serve four steps in any case."),
+              note="On RabbitMQ: spec.maxPriority of the TaskQueue; Redis and SQLite serve four steps."),
     _honoured("task_reject_on_worker_lost", BOOLEAN, True, old="CELERY_REJECT_ON_WORKER_LOST", celery="None",
               note="True: with late acks the task of a lost worker runs again, up to the delivery limit."),
     _accepted("task_retry_on_worker_lost", ANY, False, old="CELERY_RETRY_ON_WORKER_LOST",

@@ -46,6 +46,8 @@ def problem(
         unread = host.reason == Reason.NOT_OBSERVED_YET
         return None if unread else False, host.reason, f"queue {name}: {host.message or host.reason}"
     for wanted in _both(seen, host.value):
+        if host.value.asked is not None and wanted.name not in host.value.asked:
+            return None, Reason.NOT_OBSERVED_YET, f"queue {wanted.name} has not been read yet"
         if words := mismatch(wanted, host.value):
             return False, Reason.OTHER_ARGUMENTS, _mismatched(wanted.name, words)
         if answer := refused(wanted, host.value):

@@ -28,6 +28,9 @@ from muster_operator.model.rabbitmq import Management
 from muster_operator.model.readings import Known
 from muster_operator.model.world import VirtualHostSnapshot
 
+DECLARED_AT_ONCE = 500
+"""So many are declared before it is told which are there: the first are served while the last are made."""
+
 
 def plan_virtual_host(seen: VirtualHostSnapshot) -> Plan:
     """Return what to do on the virtual host now."""
@@ -44,7 +47,10 @@ def plan_virtual_host(seen: VirtualHostSnapshot) -> Plan:
         actions.append(SetDefaultQueueType(broker=broker, type="quorum"))
     missing = undeclared(wanted_queues(queues, default_type_of(host)), host)
     if missing and not host.alarm:
-        actions.append(DeclareQueues(broker=broker, queues=missing))
+        parts = range(0, len(missing), DECLARED_AT_ONCE)
+        actions += [
+            DeclareQueues(broker=broker, queues=missing[start : start + DECLARED_AT_ONCE]) for start in parts
+        ]
     if management is not None and management.may_write_policies:
         wanted = wanted_policies(queues, version, seen.owner)
         put, remove = differences(wanted, management.policies, seen.owner)

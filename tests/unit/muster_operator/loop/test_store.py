@@ -45,6 +45,21 @@ def test_the_latest_state_stays_whatever_comes_first(order):
     assert store.get("Pod", "shop", "a")["status"]["phase"] == "phase 3"
 
 
+def test_task_queues_are_found_by_the_queue_that_they_name():
+    """Also after another name was written, and not when they are gone; the second may be in any namespace."""
+    first, second = held(task_queue("a", queueName="mail")), held(task_queue("mail"), namespace="other")
+    store = store_of(first, second)
+    names = {body["metadata"]["name"] for body in store.namesakes("mail")}
+    assert names == {"a", "mail"}
+    assert keys(store, second) >= {Key("TaskQueue", "shop", "a"), Key("TaskQueue", "other", "mail")}
+    renamed = held(task_queue("a", queueName="post"), version=2)
+    store.put("TaskQueue", renamed)
+    assert list(store.namesakes("post")) == [store.get("TaskQueue", "shop", "a")]
+    assert [body["metadata"]["namespace"] for body in store.namesakes("mail")] == ["other"]
+    store.drop("TaskQueue", renamed)
+    assert list(store.namesakes("post")) == []
+
+
 def test_an_object_of_the_same_name_is_another_object():
     """A lower version of a new UID replaces the old object, and the old one's end does not take it away."""
     store = store_of(pod(version=9, uid="old"), pod(version=5, uid="new"))

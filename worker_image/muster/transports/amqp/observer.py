@@ -16,6 +16,7 @@ import pika
 from muster.core import flow
 from muster.errors import BrokerUnavailable, PermissionDenied
 from muster.transports.amqp.address import addresses
+from muster.transports.amqp.counts import counts
 from muster.transports.amqp.delayed import ENTRY, LEVELS, level_name
 from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
 from muster.transports.amqp.mailbox import STREAM
@@ -65,10 +66,17 @@ class AmqpObserver:
         waiting = 0 if self._nothing_waits() else None
         held = self._held()
         self._flows = {queue: self._flows[queue] for queue in queues if queue in self._flows}
-        return {queue: self._depth(queue, waiting, *held.get(queue, (0, 0))) for queue in queues}
+        dead = {queue: self.dead_letters.get(queue, f"{queue}.dead") for queue in queues}
+        counted = self._counts([*queues, *dead.values()])
+        return {
+            queue: self._depth(queue, counted[queue], counted[dead[queue]], waiting, held.get(queue, (0, 0)))
+            for queue in queues
+        }
 
-    def _depth(self, queue: str, waiting: int | None, claimed: int, running: int) -> QueueDepth:
-        ready, now = self._count(queue), time.monotonic()
+    def _depth(
+        self, queue: str, ready: int, dead: int, waiting: int | None, held: tuple[int, int]
+    ) -> QueueDepth:
+        (claimed, running), now = held, time.monotonic()
         taken = self._taken.get(queue, 0)
         followed = flow.follow(self._flows.get(queue), ready=ready, taken=taken, now=now)
         self._flows[queue] = followed
@@ -79,13 +87,13 @@ class AmqpObserver:
             expired=0,  # what a lost worker held is back in its queue
             due=0,
             waiting=waiting,
-            dead=self._count(self.dead_letters.get(queue, f"{queue}.dead")),
+            dead=dead,
             oldest=flow.age(followed, now),
         )
 
-    def _count(self, queue: str) -> int:
+    def _counts(self, queues: Iterable[str]) -> dict[str, int]:
         try:
-            return self._line.count(queue) or 0
+            return {queue: count or 0 for queue, count in counts(self._line, queues).items()}
         except Refusal as refusal:
             raise self._error(refusal) from None
 
@@ -97,7 +105,7 @@ class AmqpObserver:
             if refusal.code == NOT_FOUND:
                 return True
             raise self._error(refusal) from None
-        return not any(self._count(level_name(level)) for level in range(LEVELS))
+        return not any(self._counts(level_name(level) for level in range(LEVELS)).values())
 
     def _held(self) -> dict[str, tuple[int, int]]:
         """Return (claimed, running) by queue, as workers said lately."""
@@ -228,9 +236,8 @@ class AmqpObserver:
         """Remove a queue that nobody consumes and its dead letters, if nothing of either is left."""
         self._open()
         names = (queue, dead_letter)
-        for name in names:
-            if self._count(name):
-                return False
+        if any(self._counts(names).values()):
+            return False
         try:
             for name in names:
                 self._delete(name)

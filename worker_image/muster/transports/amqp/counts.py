@@ -1,0 +1,70 @@
+"""How many messages stand in many queues: asked for over several channels at a time.
+
+A channel has one question under way, so that a thousand queues would cost a thousand round trips. The
+observer calls `counts`.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
+
+from muster.transports.amqp.line import ANSWER_SECONDS, NOT_FOUND, Line, Refusal, SideChannel
+
+AT_ONCE: Final = 16
+FEW: Final = 64
+"""So few are asked for on the line's own channel: more channels cost round trips of their own."""
+
+
+def counts(line: Line, queues: Iterable[str]) -> dict[str, int | None]:
+    """Return how many messages are ready in each queue; None: there is no such queue. Raises Refusal."""
+    names = list(dict.fromkeys(queues))
+    if len(names) <= FEW:
+        return {name: line.count(name) for name in names}
+    counting = _Counting(names)
+    sides: list[SideChannel] = []
+    try:
+        while len(counting.found) < len(names):
+            while counting.left and len(counting.asking) < AT_ONCE:
+                sides.append(line.new_channel())
+                counting.ask(sides[-1])
+            counted = len(counting.found)
+            line.wait(lambda n=counted: len(counting.found) > n or counting.closed(), ANSWER_SECONDS)  # type: ignore[misc]
+            for side in counting.closed():
+                counting.missed(side)
+    finally:
+        for side in sides:
+            if side.is_open:
+                side.channel.close()
+    return counting.found
+
+
+class _Counting:
+    """What is left to ask, what has been answered, and which channel asks for which queue."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.left = deque(names)
+        self.found: dict[str, int | None] = {}
+        self.asking: dict[SideChannel, str] = {}
+
+    def ask(self, side: SideChannel) -> None:
+        if not self.left:
+            return
+        queue = self.asking[side] = self.left.popleft()
+
+        def answered(answer: Any) -> None:
+            del self.asking[side]
+            self.found[queue] = int(answer.method.message_count)
+            self.ask(side)
+
+        side.channel.queue_declare(queue, passive=True, callback=answered)
+
+    def closed(self) -> list[SideChannel]:
+        """Return the channels that were closed instead of an answer."""
+        return [side for side in self.asking if not side.is_open]
+
+    def missed(self, side: SideChannel) -> None:
+        """Take note of a queue that is not there. Raises Refusal when it is something else."""
+        queue, refusal = self.asking.pop(side), side.refusal
+        if refusal is None or refusal.code != NOT_FOUND:
+            raise refusal or Refusal(0, f"the channel was closed when queue {queue} was asked for")
+        self.found[queue] = None
