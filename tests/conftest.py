@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +146,15 @@ def own_rabbitmq_server() -> Iterator[RabbitMQServer]:
     server = RabbitMQServer().start()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def allowed(request: pytest.FixtureRequest) -> Callable[..., float]:
+    """Return a function of how many seconds something may last: as promised where these tests have the
+    machine to themselves, as in a soak; `beside` others, which share its processors, longer."""
+    alone = not hasattr(request.config, "workerinput")
+
+    def seconds(promised: float, *, beside: float) -> float:
+        return promised if alone else beside
+
+    return seconds

@@ -77,7 +77,7 @@ def settle(nodes: RabbitMQNodes, told: dict, account, counted_before: int, **fig
 
 
 @pytest.mark.soak("On the cluster: a lost node and a partition of 30 s lose no task", repeat=0.3)
-def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes, account):
+def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes, account, allowed):
     """Of three nodes the one that leads the queue, and that all are connected to, is lost while tasks are
     sent and run. Then the one that leads it now is cut off from the others for half a minute. Each task that
     was confirmed ends, all three are members again, and no worker has been started anew."""
@@ -85,9 +85,9 @@ def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes
     nodes.apply_pools({QUEUE: WORKERS})
     workers, restarted = nodes.workers(), nodes.restarted()
     print(f"\nworkers that had been started anew before: {restarted or 'none'}")
-    lose_the_leader(nodes, account)
+    lose_the_leader(nodes, account, allowed)
     nodes.clear()
-    cut_off_the_leader(nodes, account)
+    cut_off_the_leader(nodes, account, allowed)
     assert (nodes.workers(), nodes.restarted()) == (workers, restarted)
 
 
@@ -98,7 +98,7 @@ def consumed_again(nodes: RabbitMQNodes, moment: float) -> float:
     return max(begun.values()) - moment
 
 
-def lose_the_leader(nodes: RabbitMQNodes, account) -> None:
+def lose_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
     """The TaskQueue says so, until it is a member again; every worker runs tasks as soon as clients send."""
     before = all_members(nodes)
     leader = pod_of(before["leader"])
@@ -139,10 +139,10 @@ def lose_the_leader(nodes: RabbitMQNodes, account) -> None:
         f"{back_after:.1f} s"
         f"\n{shown}"
     )
-    assert again_after <= CONSUMES_AGAIN_SECONDS
+    assert again_after <= allowed(CONSUMES_AGAIN_SECONDS, beside=2 * CONSUMES_AGAIN_SECONDS)
 
 
-def cut_off_the_leader(nodes: RabbitMQNodes, account) -> None:
+def cut_off_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
     """Clients and workers reach all three. Every worker is at work soon after its end, at the latest."""
     before = all_members(nodes)
     leader = pod_of(before["leader"])
@@ -169,7 +169,7 @@ def cut_off_the_leader(nodes: RabbitMQNodes, account) -> None:
         f"{again_after:.1f} s after, the cluster was whole {whole_after:.1f} s after"
         f"\n{shown}"
     )
-    assert again_after <= CONSUMES_AGAIN_SECONDS
+    assert again_after <= allowed(CONSUMES_AGAIN_SECONDS, beside=2 * CONSUMES_AGAIN_SECONDS)
 
 
 def test_scale_ins_blame_no_message(nodes: RabbitMQNodes, account):

@@ -248,7 +248,9 @@ def test_drains_blame_nobody(place, account, times):
 
 @pytest.mark.soak("RabbitMQ: restarts of the broker lose nothing and restart nobody")
 @pytest.mark.parametrize("queue_type", TYPES)
-def test_restarts_of_the_broker_lose_nothing(own_rabbitmq_server, tmp_path, account, times, queue_type):
+def test_restarts_of_the_broker_lose_nothing(
+    own_rabbitmq_server, tmp_path, account, allowed, times, queue_type
+):
     """Killed and back again, five times a type: the same workers go on, each within five seconds."""
     restarts = 5 * times
     server = own_rabbitmq_server
@@ -275,7 +277,7 @@ def test_restarts_of_the_broker_lose_nothing(own_rabbitmq_server, tmp_path, acco
         verdict = place.ledger.check(place.sent)
         account(verdict, counted=counted, restarts=restarts, slowest_return_seconds=slowest)
         assert [worker.process.poll() for worker in workers] == [None] * len(POOLS)
-        assert slowest < 5
+        assert slowest < allowed(5, beside=8)
 
 
 def test_a_worker_that_stands_still_is_given_up_by_its_heartbeat(place):
