@@ -161,7 +161,8 @@ def test_a_thousand_tasks_at_once_need_three_connections(rabbitmq, tmp_path, poo
 def test_a_connection_outlives_a_hub_that_is_kept(rabbitmq, tmp_path, pool):
     """For three and a half heartbeats nothing in the process runs, with another worker beside: the server
     hears of it all the same, and each task runs once."""
-    rabbitmq.declare("kept", "kept.dead", **{"x-queue-type": "quorum"})
+    for queue in ("kept", "kept.dead"):
+        rabbitmq.declare(queue, **{"x-queue-type": "quorum"})
     results, ledger = f"sqlite:///{tmp_path}/results.db", tmp_path / "ledger"
     hired = ["green_app", pool, "--lease", "5", "-Q", "kept", "-c", "10"]
     given = {"BROKER": rabbitmq.url, "RESULTS": results, "POOL": pool, "NAMES": "127.0.0.1:9"}
