@@ -19,6 +19,8 @@ def apply_rabbitmq(cluster: Cluster, namespace: str, *, mebibytes: int = 768) ->
             each["metadata"]["namespace"] = namespace
             if each["kind"] == "Secret":
                 text = each["stringData"]["rabbitmq.conf"]
+                assert "default_queue_type = quorum" in text
+                assert "= 700MB" in text
                 text = text.replace("default_queue_type = quorum", "")
                 each["stringData"]["rabbitmq.conf"] = text.replace("= 700MB", f"= {mebibytes - 68}MB")
             if each["kind"] == "StatefulSet":

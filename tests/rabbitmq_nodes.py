@@ -29,7 +29,7 @@ from muster.errors import BrokerUnavailable
 from shop.tasks import app
 queue, task, arguments, count, pause, stop = json.load(sys.stdin)
 told = {"confirmed": [], "doubtful": [], "longest_wait": [0, 0]}
-before = time.time()
+before = None
 for number in range(count):
     if os.path.exists(stop):
         break
@@ -38,7 +38,7 @@ for number in range(count):
         app.send_task(task, [f"{number}", *arguments], queue=queue, task_id=task_id)
         told["confirmed"].append(task_id)
         confirmed, longest = time.time(), told["longest_wait"]
-        if confirmed - before > longest[1] - longest[0]:
+        if before and confirmed - before > longest[1] - longest[0]:
             told["longest_wait"] = [before, confirmed]
         before = confirmed + pause
     except BrokerUnavailable:

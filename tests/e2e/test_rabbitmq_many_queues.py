@@ -16,7 +16,7 @@ from waiting import stays, wait_for
 
 MANY = 1000
 READY_SECONDS = 60
-SETTLED_SECONDS = 25
+SETTLED_SECONDS = 40
 """How long after its start an operator could still write that it does not know yet."""
 POLICIES = 10
 HOST = "many"

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -54,7 +54,7 @@ from muster_operator.model.actions import (
     SendDrain,
     SetDefaultQueueType,
 )
-from muster_operator.model.rabbitmq import VirtualHost
+from muster_operator.model.rabbitmq import Answer, VirtualHost
 from muster_operator.model.readings import Known, Reading, Unknown
 from muster_operator.model.world import BrokerFacts, QueueReading, SecretView, WorkerView
 from muster_operator.ports import BrokerView, Demand, ScopeView, Secrets
@@ -175,8 +175,10 @@ class _Poller:
         self._stopped = False
         self._failures = 0
         self._polls = 0
-        self._done = 0
-        """Actions carried out."""
+        self._guard = threading.Lock()
+        """Of the view, which both the reading thread and who acts on the virtual host put in its place."""
+        self._done: list[tuple[Action, Sequence[Answer]]] = []
+        """What was carried out since the read that is under way has begun, which may not have seen it."""
         self.host: VirtualHostReader | None = None
         if is_rabbitmq(secret.url):
             self.host = VirtualHostReader(secret.url, secret.management, secret.ca_file)
@@ -189,8 +191,6 @@ class _Poller:
     def ask(self, demand: Demand) -> None:
         """Read this from now on, at once when it is more than before."""
         if demand != self.demand:
-            if self.host is not None and demand.queues != self.demand.queues:
-                self.host.look_again()
             self.demand = demand
             self._wake.set()
 
@@ -199,10 +199,10 @@ class _Poller:
         if self.host is None:
             raise BrokerUnavailable("the broker is not RabbitMQ")
         answers = self.host.carry_out(action)
-        view = self.view
-        if view.virtual_host is not None:
-            self.view = replace(view, virtual_host=reflected(view.virtual_host, action, answers))
-            self._done += 1
+        with self._guard:
+            self._done.append((action, answers))
+            before, self.view = self.view, _with_done(self.view, [(action, answers)])
+        if before.virtual_host != self.view.virtual_host:
             self._changed()
         self._wake.set()
 
@@ -214,7 +214,10 @@ class _Poller:
     def _run(self) -> None:
         observer: Observer | None = None
         while not self._stopped:
-            demand, done = self.demand, self._done
+            self._wake.clear()
+            with self._guard:
+                self._done.clear()
+            demand = self.demand
             now = self._clock()
             try:
                 if observer is None:
@@ -231,13 +234,10 @@ class _Poller:
                 self._failures += 1
                 logger.exception("broker %s cannot be understood", self._thread.name)
                 view = self._unknown(error, now)
-            if self._done != done:  # what was done while we read may not be in it, and is read next
-                view = replace(view, virtual_host=self.view.virtual_host)
-            before, self.view = self.view, view
-            if _differs(before, view):
+            with self._guard:
+                before, self.view = self.view, _with_done(view, self._done)
+            if _differs(before, self.view):
                 self._changed()
-            if self.demand == demand:
-                self._wake.clear()
             self._wake.wait(min(SLOWEST_POLL_SECONDS, POLL_SECONDS * 2 ** min(self._failures, 5)))
         for store in self._stores.values():
             store.close()
@@ -352,6 +352,13 @@ class _Poller:
             extra_runs=before.extra_runs,
             virtual_host=None if self.host is None else unknown,
         )
+
+
+def _with_done(view: BrokerView, done: Iterable[tuple[Action, Sequence[Answer]]]) -> BrokerView:
+    host = view.virtual_host
+    for action, answers in done:
+        host = None if host is None else reflected(host, action, answers)
+    return replace(view, virtual_host=host)
 
 
 def _differs(one: BrokerView, other: BrokerView) -> bool:

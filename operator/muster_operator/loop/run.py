@@ -164,9 +164,12 @@ class Operator:
             ]
             stopping: asyncio.Task[Any] = asyncio.create_task(self._stop.wait(), name="stop")
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopping}:  # said at once: what follows may take a while
+            for task in done - {stopping}:
                 failure = None if task.cancelled() else task.exception()
-                logger.error("%s ended, and so the operator does", task.get_name(), exc_info=failure)
+                if failure is not None:  # said at once: to leave may take a while
+                    logger.error("%s failed, and so the operator ends", task.get_name(), exc_info=failure)
+                elif not self._stop.is_set():
+                    logger.warning("%s ended, and so the operator does", task.get_name())
             self._stop.set()
             for task in (*tasks, stopping):
                 task.cancel()

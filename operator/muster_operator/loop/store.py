@@ -72,7 +72,7 @@ class Store:
     def namesakes(self, queue_name: str) -> Sequence[Body]:
         """Return the TaskQueues of that queue name, on whatever broker."""
         there = self._objects.get("TaskQueue", {})
-        return [there[place] for place in self._by_queue_name.get(queue_name, ())]
+        return [there[place] for place in sorted(self._by_queue_name.get(queue_name, ()))]
 
     def unseen(self, kind: str, version: int, uids: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
         """Return which of the objects that were there at `version` have not come here yet, in any state."""

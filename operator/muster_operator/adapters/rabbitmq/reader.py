@@ -5,7 +5,7 @@ connections of their own, and tell the reader what was answered.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -21,7 +21,7 @@ from muster_operator.model.actions import (
     RemovePolicy,
     SetDefaultQueueType,
 )
-from muster_operator.model.rabbitmq import Answer, Management, Policy, VirtualHost
+from muster_operator.model.rabbitmq import Answer, FoundQueue, Management, Policy, VirtualHost
 from muster_operator.model.readings import Known, Reading, Unknown
 
 LOOK_SECONDS: Final = 10.0
@@ -50,15 +50,13 @@ class VirtualHostReader:
                 self._no_management = error
         self._answers: dict[str, tuple[float, Answer]] = {}
         self._last: Reading[VirtualHost] | None = None
-        self._due_at = 0.0
-
-    def look_again(self) -> None:
-        """Read at the next call, whatever the time."""
+        self._asked: frozenset[str] = frozenset()
         self._due_at = 0.0
 
     def read(self, queues: Sequence[str], now: datetime) -> Reading[VirtualHost]:
-        """Return what there is, read lately. Raises BrokerUnavailable when the server is away."""
-        if self._last is None or time.monotonic() >= self._due_at:
+        """Return what there is of these queues, read lately. Raises BrokerUnavailable when nobody answers."""
+        if self._last is None or self._asked != frozenset(queues) or time.monotonic() >= self._due_at:
+            self._asked = frozenset(queues)
             self._due_at = time.monotonic() + LOOK_SECONDS
             before = self._last
             try:
@@ -120,17 +118,19 @@ class VirtualHostReader:
         Raises BrokerUnavailable and ManagementError.
         """
         answers: Sequence[Answer] = ()
-        if isinstance(action, DeclareQueues):
-            topology = Topology(self._url)
-            try:
-                answers = topology.declare(action.queues)
-            finally:
-                topology.close()
-            at = time.monotonic()
-            self._answers.update({each.declaration.name: (at, each) for each in answers})
-        else:
-            self._write(action)
-        self._due_at = 0.0
+        try:
+            if isinstance(action, DeclareQueues):
+                topology = Topology(self._url)
+                try:
+                    answers = topology.declare(action.queues)
+                finally:
+                    topology.close()
+                at = time.monotonic()
+                self._answers.update({each.declaration.name: (at, each) for each in answers})
+            else:
+                self._write(action)
+        finally:
+            self._due_at = 0.0
         return answers
 
     def _write(self, action: Action) -> None:
@@ -166,11 +166,29 @@ def reflected(
             there=host.there | {each.declaration.name for each in answers if not each.code},
             answers=dict(host.answers) | {each.declaration.name: each for each in answers},
         )
-    elif isinstance(host.management, Known):
-        policies = _with(host.management.value.policies, action)
-        management = replace(host.management.value, policies=policies)
-        host = replace(host, management=replace(host.management, value=management))
+    if isinstance(host.management, Known):
+        found = host.management.value
+        if isinstance(action, DeclareQueues):
+            found = replace(found, queues=_led(found.queues, answers))
+        elif isinstance(action, SetDefaultQueueType):
+            found = replace(found, default_type=action.type, may_set_default_type=False)
+        else:
+            found = replace(found, policies=_with(found.policies, action))
+        host = replace(host, management=replace(host.management, value=found))
     return replace(reading, value=host)
+
+
+def _led(queues: Mapping[str, FoundQueue], answers: Sequence[Answer]) -> Mapping[str, FoundQueue]:
+    led = {
+        each.declaration.name: replace(
+            queues[each.declaration.name],
+            dead_letters_of=queues[each.declaration.name].dead_letters_of
+            | frozenset(each.declaration.dead_letters_of),
+        )
+        for each in answers
+        if not each.code and each.declaration.name in queues
+    }
+    return {**queues, **led}
 
 
 def _with(policies: tuple[Policy, ...], action: Action) -> tuple[Policy, ...]:

@@ -8,7 +8,7 @@ says so.
 from datetime import timedelta
 
 from muster_operator.api.brokers import Column, unkept
-from muster_operator.api.conditions import ConditionType, Reason, find_condition
+from muster_operator.api.conditions import ConditionStatus, ConditionType, Reason, find_condition
 from muster_operator.api.names import FINALIZER_QUEUE
 from muster_operator.api.taskqueue import DeletionPolicy, QueueType, TaskQueueStatus
 from muster_operator.decide.conditions import taskqueue as queue_conditions
@@ -35,7 +35,7 @@ PATIENCE = timedelta(seconds=60)
 """How long a deletion waits for a broker that cannot be read."""
 BROKERS_PATIENCE = timedelta(minutes=5)
 """How long a deletion waits for RabbitMQ's consent."""
-FIRST_LOOK = timedelta(seconds=10)
+FIRST_LOOK = timedelta(seconds=30)
 """How long an operator that has just begun with an object looks before it says that it does not know yet.
 
 Else a start would write what each of a thousand queues soon no longer is, and turn those that are Ready over.
@@ -65,8 +65,11 @@ def plan_task_queue(seen: QueueSnapshot) -> Plan:
 
 
 def _is_open(status: TaskQueueStatus) -> bool:
-    """Whether it is yet to be seen what the queue is."""
+    """Whether it is yet to be seen what the queue is, and nothing is known that keeps it from being seen."""
     ready = find_condition(status.conditions, ConditionType.READY)
+    alarm = find_condition(status.conditions, ConditionType.BROKER_ALARM)
+    if alarm is not None and alarm.status is ConditionStatus.TRUE:
+        return False
     return ready is not None and ready.reason in {Reason.NOT_OBSERVED_YET, Reason.PROGRESSING}
 
 

@@ -45,17 +45,19 @@ def plan_virtual_host(seen: VirtualHostSnapshot) -> Plan:
     management = host.management.value if isinstance(host.management, Known) else None
     if management is not None and version >= (4, 0) and _may_default_to_quorum(queues, management):
         actions.append(SetDefaultQueueType(broker=broker, type="quorum"))
-    missing = undeclared(wanted_queues(queues, default_type_of(host)), host)
-    if missing and not host.alarm:
-        parts = range(0, len(missing), DECLARED_AT_ONCE)
-        actions += [
-            DeclareQueues(broker=broker, queues=missing[start : start + DECLARED_AT_ONCE]) for start in parts
-        ]
+    missing = () if host.alarm else undeclared(wanted_queues(queues, default_type_of(host)), host)
+    parts = [
+        DeclareQueues(broker=broker, queues=missing[start : start + DECLARED_AT_ONCE])
+        for start in range(0, len(missing), DECLARED_AT_ONCE)
+    ]
+    actions += parts[:1]  # with it, where dead letters go, which policies speak of
+    remove: tuple[str, ...] = ()
     if management is not None and management.may_write_policies:
         wanted = wanted_policies(queues, version, seen.owner)
         put, remove = differences(wanted, management.policies, seen.owner)
         actions += [PutPolicy(broker=broker, policy=policy) for policy in put]
-        actions += [RemovePolicy(broker=broker, name=name) for name in remove]
+    actions += parts[1:]
+    actions += [RemovePolicy(broker=broker, name=name) for name in remove]
     return Plan(actions=tuple(actions))
 
 

@@ -179,8 +179,8 @@ def test_what_an_operator_does_not_know_yet_waits_for_its_first_look():
     unread = {"broker": unknown("NotObservedYet"), "reading": unknown("NotObservedYet")}
     looking = seen(first_seen_at=NOW - seconds(3), **unread)
     plan = plan_task_queue(looking)
-    assert (plan.actions, plan.requeue_at) == ((), NOW + seconds(7))
-    assert condition_of(replace(looking, first_seen_at=NOW - seconds(10)), "Ready")[1] == "NotObservedYet"
+    assert (plan.actions, plan.requeue_at) == ((), NOW + seconds(27))
+    assert condition_of(replace(looking, first_seen_at=NOW - seconds(30)), "Ready")[1] == "NotObservedYet"
     refused = seen(first_seen_at=NOW, broker=unknown("AuthFailed"))
     assert condition_of(refused, "Ready")[1] == "AuthFailed"
     assert condition_of(seen(first_seen_at=NOW), "Ready")[0] == "True"

@@ -29,9 +29,11 @@ def counts(line: Line, queues: Iterable[str]) -> dict[str, int | None]:
                 counting.ask(sides[-1])
             counted = len(counting.found)
             line.wait(lambda n=counted: len(counting.found) > n or counting.closed(), ANSWER_SECONDS)  # type: ignore[misc]
+            line.serve()  # raises what has become of the connection, if it is that
             for side in counting.closed():
                 counting.missed(side)
     finally:
+        counting.left.clear()  # who is still asked asks no more
         for side in sides:
             if side.is_open:
                 side.channel.close()
@@ -47,7 +49,7 @@ class _Counting:
         self.asking: dict[SideChannel, str] = {}
 
     def ask(self, side: SideChannel) -> None:
-        if not self.left:
+        if not self.left or not side.is_open:  # a line that is gone says so when it is used next
             return
         queue = self.asking[side] = self.left.popleft()
 
