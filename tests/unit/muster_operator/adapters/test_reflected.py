@@ -33,7 +33,7 @@ def answers_of(action):
 
 @pytest.mark.parametrize("count", [1, 400])
 def test_a_plan_that_was_carried_out_is_not_made_again(count):
-    """Of any kind of action: missing queues in parts, one whose dead letters go astray, policies, the type."""
+    """Of any kind of action: missing queues in parts, one with dead letters astray, policies, the default."""
     queues = [queue_of(f"queue-{number:03}", maxLength=5) for number in range(count)]
     astray = {"queue-000.dead": FoundQueue(arguments=QUORUM, dead_letters_of=frozenset({"another"}))}
     management = Management(
