@@ -149,7 +149,7 @@ def cut_off_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
     before = all_members(nodes)
     leader = pod_of(before["leader"])
     counted_before = nodes.extra_runs()
-    sending = nodes.sending(MOST_TASKS, seconds=0.02, pause_seconds=0.01)
+    sending = nodes.sending(3000, seconds=0.02, pause_seconds=0.01)
     wait_for(nodes.ended, until=lambda count: count >= 100, what="100 ends", timeout_seconds=60)
     with nodes.cut_off(leader):
         begun = time.time()
@@ -157,8 +157,6 @@ def cut_off_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
         stays(lambda: sending.goes_on, what="the client sends", seconds=PARTITION_SECONDS, every_seconds=2)
         ended_at_end = nodes.ended()
     healed = time.time()
-    stays(lambda: sending.goes_on, what="the client sends", seconds=2 * CONSUMES_AGAIN_SECONDS)
-    sending.stop()
     told = sending.told()
     after = all_members(nodes)
     whole_after = time.time() - begun - PARTITION_SECONDS
