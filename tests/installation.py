@@ -1,7 +1,10 @@
 """Muster installed on the kind cluster by its own chart, as `make install` does it."""
 
+import contextlib
 import os
+import secrets
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,11 @@ class Done:
 
     code: int
     output: str
+
+
+def fresh(prefix: str) -> str:
+    """Return a namespace's name that nobody had before."""
+    return f"{prefix}-{secrets.token_hex(3)}"
 
 
 class Installation:
@@ -48,6 +56,20 @@ class Installation:
         done = self.helm("upgrade", RELEASE, str(ROOT / "helm/muster"), *values, "--wait", "--timeout", "3m")
         if done.code:
             raise RuntimeError(f"Muster was not upgraded:\n{done.output}\n{self.cluster.describe(NAMESPACE)}")
+
+    @contextlib.contextmanager
+    def served_namespace(self, name: str) -> Iterator[str]:
+        """Make a namespace that the operator sees to as well, and let it go at the end.
+
+        Whoever makes objects there removes those that wait for the operator.
+        """
+        self.cluster.create_namespace(name)
+        try:
+            self.serve(name)
+            yield name
+        finally:
+            self.serve()
+            self.cluster.delete_namespace(name, timeout_seconds=180)
 
     def helm(self, *arguments: str) -> Done:
         """Run helm for the release's namespace."""

@@ -7,7 +7,7 @@ nobody makes disks. The tasks are the example shop's, and so are the books that 
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -314,6 +314,16 @@ class RabbitMQNodes:
     def books(self) -> Books:
         """Return what the tasks have written down."""
         return Books(self._lines("books:begun"), self._lines("books:ended"))
+
+    def wait_ended(self, task_ids: Iterable[str]) -> Books:
+        """Wait until each of the tasks has ended; return the books."""
+        return wait_for(
+            self.books,
+            until=lambda books: not books.check(task_ids).lost,
+            what="the end of every confirmed task",
+            timeout_seconds=180,
+            every_seconds=1,
+        )
 
     def _lines(self, key: str) -> list[str]:
         answer = self.kubectl("exec", "books-0", "--", "redis-cli", "lrange", key, "0", "-1")

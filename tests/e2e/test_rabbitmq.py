@@ -1,13 +1,12 @@
 """RabbitMQ in the cluster: the example's three nodes, WorkerPools that outlive the loss of one of them, and
 scale-ins that blame nothing."""
 
-import secrets
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from installation import Installation
+from installation import Installation, fresh
 from kube import Cluster
 from rabbitmq_nodes import MEMBERS, NODES, QUEUE, RabbitMQNodes, disks, pod_of
 from waiting import stays, wait_for
@@ -22,18 +21,14 @@ MOST_TASKS = 100_000
 @pytest.fixture(scope="module")
 def nodes(cluster: Cluster, muster_installed: Installation) -> Iterator[RabbitMQNodes]:
     """The three nodes of the example and a client; the operator sees to that namespace as well."""
-    name = f"rabbitmq-{secrets.token_hex(3)}"
-    with disks(cluster, name):
-        cluster.create_namespace(name)
-        muster_installed.serve(name)
+    name = fresh("rabbitmq")
+    with disks(cluster, name), muster_installed.served_namespace(name):
         found = RabbitMQNodes(muster_installed.cluster, name)
         try:
             found.open()
             yield found
         finally:
             found.close()
-            muster_installed.serve()
-            cluster.delete_namespace(name, timeout_seconds=180)
 
 
 def all_members(nodes: RabbitMQNodes) -> dict:
@@ -54,13 +49,7 @@ def settle(nodes: RabbitMQNodes, told: dict, account, counted_before: int, **fig
     is to be shown of it."""
     last = nodes.sending(150, seconds=0.1).told()
     confirmed = [*told["confirmed"], *last["confirmed"]]
-    books = wait_for(
-        nodes.books,
-        until=lambda books: not books.check(confirmed).lost,
-        what="the end of every confirmed task",
-        timeout_seconds=180,
-        every_seconds=1,
-    )
+    books = nodes.wait_ended(confirmed)
     doubtful = {*told["doubtful"], *last["doubtful"]} & books.ends.keys()
     verdict = books.check([*confirmed, *doubtful])
     counted = nodes.extra_runs() - counted_before
@@ -85,7 +74,7 @@ def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes
     nodes.apply_pools({QUEUE: WORKERS})
     workers, restarted = nodes.workers(), nodes.restarted()
     print(f"\nworkers that had been started anew before: {restarted or 'none'}")
-    lose_the_leader(nodes, account)
+    lose_the_leader(nodes, account, allowed)
     nodes.clear()
     cut_off_the_leader(nodes, account, allowed)
     assert (nodes.workers(), nodes.restarted()) == (workers, restarted)
@@ -98,8 +87,8 @@ def consumed_again(nodes: RabbitMQNodes, moment: float) -> float:
     return max(begun.values()) - moment
 
 
-def lose_the_leader(nodes: RabbitMQNodes, account) -> None:
-    """The TaskQueue says so, until it is a member again; every worker runs tasks by then."""
+def lose_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
+    """The TaskQueue says so, until it is a member again; every worker runs tasks as soon as clients send."""
     before = all_members(nodes)
     leader = pod_of(before["leader"])
     connections = wait_for(
@@ -123,8 +112,7 @@ def lose_the_leader(nodes: RabbitMQNodes, account) -> None:
         assert f"queue {QUEUE} has {MEMBERS - 1} of {MEMBERS} members online" in said
         said_after = time.time() - lost_at
     nodes.wait_back(leader, lost)
-    back_at = time.time()
-    back_after = back_at - lost_at
+    back_after = time.time() - lost_at
     after = all_members(nodes)
     nodes.wait_condition("TaskQueue", QUEUE, "UnderReplicated", "False")
     waited, returned = told["longest_wait"]
@@ -140,8 +128,7 @@ def lose_the_leader(nodes: RabbitMQNodes, account) -> None:
         f"{back_after:.1f} s"
         f"\n{shown}"
     )
-    # all are on the other two nodes long before that, but for the one whose loss of the node was told late
-    assert returned + again_after <= back_at + CONSUMES_AGAIN_SECONDS
+    assert again_after <= allowed(CONSUMES_AGAIN_SECONDS, beside=2 * CONSUMES_AGAIN_SECONDS)
 
 
 def cut_off_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
@@ -149,7 +136,7 @@ def cut_off_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
     before = all_members(nodes)
     leader = pod_of(before["leader"])
     counted_before = nodes.extra_runs()
-    sending = nodes.sending(3000, seconds=0.02, pause_seconds=0.01)
+    sending = nodes.sending(MOST_TASKS, seconds=0.02, pause_seconds=0.01)
     wait_for(nodes.ended, until=lambda count: count >= 100, what="100 ends", timeout_seconds=60)
     with nodes.cut_off(leader):
         begun = time.time()
@@ -157,6 +144,8 @@ def cut_off_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
         stays(lambda: sending.goes_on, what="the client sends", seconds=PARTITION_SECONDS, every_seconds=2)
         ended_at_end = nodes.ended()
     healed = time.time()
+    stays(lambda: sending.goes_on, what="the client sends", seconds=2 * CONSUMES_AGAIN_SECONDS)
+    sending.stop()
     told = sending.told()
     after = all_members(nodes)
     whole_after = time.time() - begun - PARTITION_SECONDS
@@ -192,13 +181,7 @@ def test_scale_ins_blame_no_message(nodes: RabbitMQNodes, account):
     told = [client.told() for client in clients]
     assert not any(each["doubtful"] for each in told)
     confirmed = [task_id for each in told for task_id in each["confirmed"]]
-    books = wait_for(
-        nodes.books,
-        until=lambda books: not books.check(confirmed).lost,
-        what="the end of every task",
-        timeout_seconds=180,
-        every_seconds=1,
-    )
+    books = nodes.wait_ended(confirmed)
     account(books.check(confirmed), scale_ins=SCALE_INS * len(pools))
     at_work = {worker.split("/")[0] for task in confirmed for worker in books.workers_of(task)}
     print(f"\n{len(confirmed)} tasks by {len(at_work)} workers")

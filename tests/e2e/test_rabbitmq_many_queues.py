@@ -1,7 +1,6 @@
 """A thousand TaskQueues on one virtual host: ready within a minute of the operator's start."""
 
 import json
-import secrets
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from example_shop import API, condition
-from installation import NAMESPACE, Installation
+from installation import NAMESPACE, Installation, fresh
 from kube import Cluster
 from rabbitmq_chart import apply_rabbitmq, broker_secret
 from waiting import stays, wait_for
@@ -79,18 +78,14 @@ class Broker:
 
 
 @pytest.fixture
-def broker(cluster: Cluster, muster_installed: Installation) -> Iterator[Broker]:
-    name = f"rabbitmq-many-{secrets.token_hex(3)}"
-    cluster.create_namespace(name)
-    muster_installed.serve(name)
-    found = Broker(muster_installed, name)
-    try:
-        yield found.open()
-    finally:
-        found.operator_runs(True)
-        found.close()
-        muster_installed.serve()
-        cluster.delete_namespace(name, timeout_seconds=180)
+def broker(muster_installed: Installation) -> Iterator[Broker]:
+    with muster_installed.served_namespace(fresh("rabbitmq-many")) as name:
+        found = Broker(muster_installed, name)
+        try:
+            yield found.open()
+        finally:
+            found.operator_runs(True)
+            found.close()
 
 
 def since_when(queues: list[dict[str, Any]]) -> list[datetime]:

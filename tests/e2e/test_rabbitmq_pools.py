@@ -6,7 +6,6 @@ client, which is told of quorum queues what their condition says.
 
 import contextlib
 import json
-import secrets
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 from example_shop import API, EXAMPLES, Shop, condition
-from installation import Installation
+from installation import Installation, fresh
 from rabbitmq_chart import apply_rabbitmq, broker_secret
 from waiting import wait_for
 
@@ -137,19 +136,15 @@ class FivePools(Shop):
 
 
 @pytest.fixture
-def shop(cluster, muster_installed: Installation) -> Iterator[FivePools]:
+def shop(muster_installed: Installation) -> Iterator[FivePools]:
     """The shop on RabbitMQ, in a namespace of its own that the operator sees to as well."""
-    name = f"rabbitmq-pools-{secrets.token_hex(3)}"
-    cluster.create_namespace(name)
-    muster_installed.serve(name)
-    found = FivePools(cluster, name)
-    try:
-        yield found.open()
-    finally:
-        with contextlib.suppress(ConnectionError):
-            found.close()
-        muster_installed.serve()
-        cluster.delete_namespace(name, timeout_seconds=180)
+    with muster_installed.served_namespace(fresh("rabbitmq-pools")) as name:
+        found = FivePools(muster_installed.cluster, name)
+        try:
+            yield found.open()
+        finally:
+            with contextlib.suppress(ConnectionError):
+                found.close()
 
 
 @pytest.mark.soak("On the cluster: 11,000 tasks on RabbitMQ in five pools run once each", repeat=True)

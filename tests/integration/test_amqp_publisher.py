@@ -20,6 +20,8 @@ from lossy_proxy import LossyProxy
 from muster import Muster
 from muster.core.effects import Publication
 from muster.errors import BrokerBlocked, BrokerRefused, BrokerUnavailable, UnroutableMessage
+from muster.transports.amqp.address import addresses
+from muster.transports.amqp.line import Line
 from muster.transports.amqp.publisher import AmqpPublisher
 from servers import free_port
 from waiting import wait_for
@@ -251,6 +253,22 @@ def test_the_next_server_is_taken_when_one_is_away(rabbitmq):
     publisher.publish([Publication("mail", message())])
     assert ids(rabbitmq.messages("mail")) == ["1"]
     publisher.close()
+
+
+def test_the_server_that_was_lost_is_asked_last(rabbitmq):
+    """Its machine may be gone, where nothing answers; with the other lost it is its turn again."""
+    port = rabbitmq.server.port
+    with LossyProxy(port) as one, LossyProxy(port) as other:
+        places = [rabbitmq.url.replace(f":{port}/", f":{proxy.port}/") for proxy in (one, other)]
+        line = Line(addresses(";".join(places), heartbeat_seconds=0))
+        line.open()
+        for lost, next_one in ((one, other), (other, one)):
+            assert line.place.startswith(f"127.0.0.1:{lost.port}")
+            lost.cut()
+            wait_for(lambda: not line.check(), what="the line to hear of its end")
+            line.open()
+            assert line.place.startswith(f"127.0.0.1:{next_one.port}")
+        line.close()
 
 
 def test_a_wrong_password_is_refused(rabbitmq):

@@ -12,7 +12,7 @@ import pika
 from muster.errors import BrokerUnavailable, PermissionDenied
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.delayed import return_of
-from muster.transports.amqp.line import NOT_FOUND, Line, Refusal
+from muster.transports.amqp.line import ACCESS_REFUSED, NOT_FOUND, Line, Refusal
 from muster_operator.adapters.rabbitmq.names import BY_QUEUE, DEAD, FIRST_DEATH, OTHER
 from muster_operator.model.rabbitmq import Answer, QueueDeclaration
 
@@ -21,7 +21,6 @@ ANSWER_SECONDS: Final = 10.0
 BATCH: Final = 100
 BATCH_SECONDS: Final = 60.0
 """Queues that are declared at once, and how long the server may take for them."""
-ACCESS_REFUSED: Final = 403
 _EXCHANGES: Final = ((OTHER, "fanout", ""), (BY_QUEUE, "headers", OTHER), (DEAD, "topic", BY_QUEUE))
 """(name, type, where it gives what it cannot place), each after those that it needs."""
 

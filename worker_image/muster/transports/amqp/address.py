@@ -14,6 +14,8 @@ from muster.errors import ConfigurationError
 
 CONNECT_SECONDS: Final = 10.0
 """How long a server may take to answer at each step until the connection is there."""
+REACH_SECONDS: Final = 3.0
+"""How long one of several servers may take to be reached at all: there is another to ask."""
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
@@ -22,10 +24,12 @@ def addresses(url: str, *, heartbeat_seconds: int) -> list[pika.ConnectionParame
 
     `heartbeat_seconds` holds where the URL's `heartbeat` does not say otherwise; 0: none.
     """
-    return [_address(each.strip(), heartbeat_seconds) for each in url.split(";") if each.strip()]
+    urls = [each.strip() for each in url.split(";") if each.strip()]
+    reach_seconds = REACH_SECONDS if len(urls) > 1 else CONNECT_SECONDS
+    return [_address(each, heartbeat_seconds, reach_seconds) for each in urls]
 
 
-def _address(url: str, heartbeat_seconds: int) -> pika.ConnectionParameters:
+def _address(url: str, heartbeat_seconds: int, reach_seconds: float) -> pika.ConnectionParameters:
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     host = parts.hostname or "localhost"
@@ -39,7 +43,7 @@ def _address(url: str, heartbeat_seconds: int) -> pika.ConnectionParameters:
                 unquote(parts.username or "guest"), unquote(parts.password or "guest")
             ),
             heartbeat=int(options.pop("heartbeat", heartbeat_seconds)),
-            socket_timeout=CONNECT_SECONDS,
+            socket_timeout=reach_seconds,
             stack_timeout=CONNECT_SECONDS,
             ssl_options=_tls(host, options) if secure else None,
             tcp_options=_KEEPALIVE,

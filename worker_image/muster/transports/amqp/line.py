@@ -35,6 +35,7 @@ GOODBYE_SECONDS: Final = 0.5
 WINDOW: Final = 500
 """How many messages may wait for their confirms at once."""
 NOT_FOUND: Final = 404
+ACCESS_REFUSED: Final = 403
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -127,7 +128,13 @@ class Line:
         return version.decode() if isinstance(version, bytes) else str(version)
 
     def open(self) -> None:
-        """Connect to the first server that answers; that one stays the first. Raises BrokerUnavailable."""
+        """Connect to the first server that answers; that one stays the first. Raises BrokerUnavailable.
+
+        One whose connection was lost comes last: if its machine is gone, nothing answers there, not even a
+        refusal, and the next server would be asked only when the patience with it is over.
+        """
+        if self._reason is not None:
+            self._places.append(self._places.pop(0))
         failures = []
         for _ in range(len(self._places)):
             try:

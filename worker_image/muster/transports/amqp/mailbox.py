@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from muster.transports.amqp.line import Line, Refusal, SideChannel
+from muster.transports.amqp.line import ACCESS_REFUSED, Line, Refusal, SideChannel
 from muster.transports.amqp.names import CONTROL, REVOKED, REVOKED_KEPT, REVOKED_SEGMENT_BYTES
 
 logger = logging.getLogger("muster.transport")
@@ -72,10 +72,13 @@ class Mailbox:
             if self._said == str(refusal):
                 return
             self._said = str(refusal)
+            remedy = (
+                "its user needs the right to configure, write and read muster.*"
+                if refusal.code == ACCESS_REFUSED
+                else f"it is tried again every {AGAIN_SECONDS:.0f} s"
+            )
             logger.warning(
-                "control messages and revocations do not reach this worker (%s); its user needs the right to "
-                "configure, write and read muster.*",
-                refusal,
+                "control messages and revocations do not reach this worker (%s); %s", refusal, remedy
             )
 
     def _open(self) -> None:

@@ -18,7 +18,7 @@ from muster.errors import BrokerUnavailable, PermissionDenied
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.counts import counts
 from muster.transports.amqp.delayed import ENTRY, LEVELS, level_name
-from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
+from muster.transports.amqp.line import ACCESS_REFUSED, NOT_FOUND, Line, Parcel, Refusal
 from muster.transports.amqp.mailbox import STREAM
 from muster.transports.amqp.names import CONTROL, REPORTS, REVOKED
 from muster.transports.base import QueueDepth, ServerFacts
@@ -27,7 +27,6 @@ from muster.wire.report import decode as decode_report
 
 HEARTBEAT_SECONDS: Final = 60
 ANSWER_SECONDS: Final = 10.0
-ACCESS_REFUSED: Final = 403
 REPORT_MAX_AGE_SECONDS: Final = 15.0
 """What a worker holds is counted for so long after it has said so."""
 _INBOX: Final = {"x-max-length": 100_000, "x-message-ttl": 60_000}
