@@ -287,7 +287,7 @@ def test_changes_are_seen_within_a_second(place, record_property):
     assert max(seconds.values()) < 1, seconds
 
 
-def test_ten_thousand_schedules(place, record_property):
+def test_ten_thousand_schedules(place, allowed, record_property):
     """They are read, one change among them is seen in a second, and due at one moment all are sent."""
     due = datetime.now(UTC) + timedelta(seconds=20)
     created = due - timedelta(hours=1)
@@ -328,7 +328,7 @@ def test_ten_thousand_schedules(place, record_property):
         lag = beat.metric("muster_beat_lag_seconds_sum") / 9_999
         record_property("mean_lag_seconds", lag)
         record_property("within_2_s", beat.metric('muster_beat_lag_seconds_bucket{le="2.0"}'))
-        assert lag < 5
+        assert lag < allowed(5, beside=10)
         beat.terminate()
         assert beat.wait() == 0
 
