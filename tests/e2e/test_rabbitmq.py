@@ -163,7 +163,8 @@ def cut_off_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
     assert again_after <= allowed(CONSUMES_AGAIN_SECONDS, beside=2 * CONSUMES_AGAIN_SECONDS)
 
 
-def test_scale_ins_blame_no_message(nodes: RabbitMQNodes, account):
+@pytest.mark.soak("On the cluster: scale-ins blame no message on RabbitMQ 4")
+def test_scale_ins_blame_no_message(nodes: RabbitMQNodes, account, times: int):
     """Pools go from three workers to one, again and again, while short tasks stream in, so that each worker
     has taken some ahead: every task runs once, on a quorum queue of RabbitMQ 4 and on a classic one, and a
     delivery limit of one buries none."""
@@ -173,7 +174,7 @@ def test_scale_ins_blame_no_message(nodes: RabbitMQNodes, account):
         nodes.declare(name, type=kind, deliveryLimit=1)
     nodes.apply_pools(dict.fromkeys(pools, 1))
     clients = [nodes.sending(MOST_TASKS, seconds=0, queue=name, pause_seconds=0.005) for name in pools]
-    for workers in (3, 1) * SCALE_INS:
+    for workers in (WORKERS, 1) * SCALE_INS * times:
         nodes.apply_pools(dict.fromkeys(pools, workers))
         assert all(client.goes_on for client in clients)
     for client in clients:
@@ -182,11 +183,11 @@ def test_scale_ins_blame_no_message(nodes: RabbitMQNodes, account):
     assert not any(each["doubtful"] for each in told)
     confirmed = [task_id for each in told for task_id in each["confirmed"]]
     books = nodes.wait_ended(confirmed)
-    account(books.check(confirmed), scale_ins=SCALE_INS * len(pools))
+    account(books.check(confirmed), scale_ins=SCALE_INS * times * len(pools))
     at_work = {worker.split("/")[0] for task in confirmed for worker in books.workers_of(task)}
     print(f"\n{len(confirmed)} tasks by {len(at_work)} workers")
     assert books.starts == books.ends == dict.fromkeys(confirmed, 1)
-    assert len(at_work) > 3 * len(pools)
+    assert len(at_work) == len(pools) * (1 + (WORKERS - 1) * SCALE_INS * times)
     for name, kind in pools.items():
         assert nodes.queue(f"{name}.dead")["messages"] == 0
         assert nodes.policy(name).get("delivery-limit") == (-1 if kind == "Quorum" else None)

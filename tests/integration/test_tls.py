@@ -18,7 +18,9 @@ from muster.transports.amqp.publisher import AmqpPublisher
 from muster.transports.base import Tick
 from muster.transports.connect import connect_observer
 from rabbitmq import RabbitMQServer
+from resources import task_queue
 from servers import RedisServer, free_port
+from virtual_hosts import story
 from waiting import wait_for
 from workers import Worker
 
@@ -51,10 +53,21 @@ def redis_url(certificates):
 
 
 @pytest.fixture(scope="module")
-def rabbitmq_url(certificates):
+def https_port():
+    """Where the same RabbitMQ has its management API behind TLS."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_url(certificates, https_port):
     """An `amqps://` URL that trusts nobody yet."""
     port = free_port()
     configuration = (
+        f"management.ssl.port = {https_port}\n"
+        "management.ssl.ip = 127.0.0.1\n"
+        f"management.ssl.cacertfile = {certificates}/ca.crt\n"
+        f"management.ssl.certfile = {certificates}/server.pem\n"
+        f"management.ssl.keyfile = {certificates}/server.pem\n"
         f"listeners.ssl.1 = 127.0.0.1:{port}\n"
         f"ssl_options.cacertfile = {certificates}/ca.crt\n"
         f"ssl_options.certfile = {certificates}/server.pem\n"
@@ -148,3 +161,39 @@ def test_a_rabbitmq_with_somebody_elses_name(rabbitmq_url, certificates):
     publisher = AmqpPublisher(trusting(url, certificates).replace("localhost", "127.0.0.1"))
     with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
         publisher.publish([Publication("mail", message())])
+
+
+def test_a_task_queue_by_amqps_and_https(rabbitmq_url, https_port, certificates):
+    """The Secret's `ca.crt` is for both; without it, or with somebody else's, the condition says so."""
+    urls = {"url": rabbitmq_url[0], "managementUrl": f"https://localhost:{https_port}"}
+
+    async def told(keeper):
+        keeper.secrets.put(**urls)
+        keeper.put(task_queue("letters"))
+        await keeper.until_condition("letters", "BrokerReachable", "False", "BrokerUnreachable")
+        keeper.secrets.put(**urls, **{"ca.crt": (certificates / "other.crt").read_text()})
+        keeper.reread()
+        said = await keeper.until_condition("letters", "BrokerReachable", "False", "BrokerUnreachable")
+        assert "certificate verify failed" in said
+        keeper.secrets.put(**urls, **{"ca.crt": (certificates / "ca.crt").read_text()})
+        keeper.reread()
+        await keeper.until_condition("letters", "Ready", "True", "AsDeclared")
+        await keeper.until_condition("letters", "PolicyInSync", "True", "AsDeclared")
+
+    story(told)
+
+
+@pytest.mark.parametrize(("scheme", "words"), [("https", "certificate verify failed"), ("http", "")])
+def test_a_management_api_that_cannot_be_read(rabbitmq_url, https_port, scheme, words):
+    """It is not trusted, or asked without TLS: AMQP goes on, and the condition says where nobody answers."""
+    _, server = rabbitmq_url
+
+    async def told(keeper):
+        keeper.secrets.put(url=server.url(), managementUrl=f"{scheme}://localhost:{https_port}")
+        keeper.put(task_queue("cards"))
+        await keeper.until_condition("cards", "Ready", "True", "AsDeclared")
+        said = await keeper.until_condition("cards", "PolicyInSync", "Unknown", "ManagementUnreachable")
+        assert f"RabbitMQ's management API at localhost:{https_port}: " in said
+        assert words in said
+
+    story(told)

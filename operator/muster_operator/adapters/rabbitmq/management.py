@@ -5,6 +5,7 @@ ten seconds, and needs TLS, basic authentication and JSON. No error has a URL or
 """
 
 import base64
+import http.client
 import json
 import ssl
 import urllib.error
@@ -154,6 +155,12 @@ class ManagementClient:
             if error.code == 404 and missing is not None:
                 return missing
             raise self._error(error, path.partition("?")[0]) from None
+        except http.client.HTTPException as error:
+            raise ManagementError(
+                Reason.MANAGEMENT_UNREACHABLE,
+                f"RabbitMQ's management API at {self._place}: no HTTP is spoken there ({type(error).__name__}); "
+                "managementUrl is to name its port, by default 15672, or 15671 with https://",
+            ) from None
         except (OSError, ValueError) as error:
             text = str(getattr(error, "reason", None) or error) or type(error).__name__
             raise ManagementError(
