@@ -86,7 +86,7 @@ class Shop:
     def open(self):
         """Apply the example's manifests and wait for its own pods.
 
-        Its Schedule is suspended: the books are compared with what the tests send, on a Friday at six as well.
+        Its Schedule is suspended: the books are compared with what the tests send, on Fridays at six too.
         """
         for path in sorted((EXAMPLES / "web-service/manifests").glob("*.yaml")):
             for manifest in yaml.safe_load_all(path.read_text()):

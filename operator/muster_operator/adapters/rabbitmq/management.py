@@ -158,7 +158,7 @@ class ManagementClient:
         except http.client.HTTPException as error:
             raise ManagementError(
                 Reason.MANAGEMENT_UNREACHABLE,
-                f"RabbitMQ's management API at {self._place}: no HTTP is spoken there ({type(error).__name__}); "
+                f"RabbitMQ's management API at {self._place}: no HTTP there ({type(error).__name__}); "
                 "managementUrl is to name its port, by default 15672, or 15671 with https://",
             ) from None
         except (OSError, ValueError) as error:
@@ -170,7 +170,7 @@ class ManagementClient:
     def _error(self, error: urllib.error.HTTPError, path: str) -> ManagementError:
         try:
             words = str(json.loads(error.read()).get("reason") or error.reason)
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, http.client.HTTPException):
             words = str(error.reason)
         where = f"RabbitMQ's management API at {self._place}"
         if error.code == 401 and "Login failed" in words:
