@@ -36,6 +36,8 @@ def certificates(tmp_path_factory):
     trustme.CA().cert_pem.write_to_path(folder / "other.crt")
     server = authority.issue_cert("localhost")
     server.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    client = authority.issue_cert("client", common_name="client")
+    client.private_key_and_cert_chain_pem.write_to_path(folder / "client.pem")
     return folder
 
 
@@ -52,6 +54,16 @@ def redis_url(certificates):
         yield f"rediss://localhost:{port}/0"
 
 
+def tls(certificates, port):
+    """Return what RabbitMQ's configuration says of its port for AMQP."""
+    return (
+        f"listeners.ssl.1 = 127.0.0.1:{port}\n"
+        f"ssl_options.cacertfile = {certificates}/ca.crt\n"
+        f"ssl_options.certfile = {certificates}/server.pem\n"
+        f"ssl_options.keyfile = {certificates}/server.pem\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def https_port():
     """Where the same RabbitMQ has its management API behind TLS."""
@@ -62,16 +74,12 @@ def https_port():
 def rabbitmq_url(certificates, https_port):
     """An `amqps://` URL that trusts nobody yet."""
     port = free_port()
-    configuration = (
+    configuration = tls(certificates, port) + (
         f"management.ssl.port = {https_port}\n"
         "management.ssl.ip = 127.0.0.1\n"
         f"management.ssl.cacertfile = {certificates}/ca.crt\n"
         f"management.ssl.certfile = {certificates}/server.pem\n"
         f"management.ssl.keyfile = {certificates}/server.pem\n"
-        f"listeners.ssl.1 = 127.0.0.1:{port}\n"
-        f"ssl_options.cacertfile = {certificates}/ca.crt\n"
-        f"ssl_options.certfile = {certificates}/server.pem\n"
-        f"ssl_options.keyfile = {certificates}/server.pem\n"
         "ssl_options.verify = verify_none\n"
     )
     with RabbitMQServer(configuration) as server:
@@ -161,6 +169,19 @@ def test_a_rabbitmq_with_somebody_elses_name(rabbitmq_url, certificates):
     publisher = AmqpPublisher(trusting(url, certificates).replace("localhost", "127.0.0.1"))
     with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
         publisher.publish([Publication("mail", message())])
+
+
+def test_a_rabbitmq_that_asks_for_the_clients_certificate(certificates):
+    """The URL names its file, as kombu's do; who has none gets a sentence."""
+    port = free_port()
+    asks = "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
+    with RabbitMQServer(tls(certificates, port) + asks):
+        url = trusting(f"amqps://guest:guest@localhost:{port}//", certificates)
+        own = f"{certificates}/client.pem"
+        with contextlib.closing(AmqpPublisher(f"{url}&certfile={own}&keyfile={own}")) as publisher:
+            publisher.publish([Publication("mail", message())])
+        with pytest.raises(BrokerUnavailable, match=f"RabbitMQ at localhost:{port} cannot be reached"):
+            AmqpPublisher(url).publish([Publication("mail", message())])
 
 
 def test_a_task_queue_by_amqps_and_https(rabbitmq_url, https_port, certificates):

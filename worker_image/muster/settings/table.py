@@ -153,17 +153,23 @@ TABLE: tuple[Setting, ...] = (
     _accepted("broker_pool_acquire_timeout", ANY, None,
               note="As broker_pool_limit."),
     _refused("broker_use_ssl", ANY, False,
-             note="Use a rediss:// URL with ?ssl_ca_certs=FILE (and ssl_certfile, ssl_keyfile)."),
+             note="Use a rediss:// URL with ?ssl_ca_certs=FILE (and ssl_certfile, ssl_keyfile), or an amqps:// "
+                  "URL with ?cacertfile=FILE (and certfile, keyfile)."),
     _refused("broker_host", ANY, None,
-             note="Write it into broker_url: redis://user:password@host:port/db."),
+             note="Write it into broker_url: redis://user:password@host:port/db or "
+                  "amqp://user:password@host:port/vhost."),
     _refused("broker_port", ANY, None,
-             note="Write it into broker_url: redis://user:password@host:port/db."),
+             note="Write it into broker_url: redis://user:password@host:port/db or "
+                  "amqp://user:password@host:port/vhost."),
     _refused("broker_user", ANY, None,
-             note="Write it into broker_url: redis://user:password@host:port/db."),
+             note="Write it into broker_url: redis://user:password@host:port/db or "
+                  "amqp://user:password@host:port/vhost."),
     _refused("broker_password", ANY, None,
-             note="Write it into broker_url: redis://user:password@host:port/db."),
+             note="Write it into broker_url: redis://user:password@host:port/db or "
+                  "amqp://user:password@host:port/vhost."),
     _refused("broker_vhost", ANY, None,
-             note="Write it into broker_url: redis://user:password@host:port/db."),
+             note="Write it into broker_url: redis://user:password@host:port/db or "
+                  "amqp://user:password@host:port/vhost."),
     # backend
     _accepted("cache_backend", ANY, None, old="CELERY_CACHE_BACKEND",
               note="Belongs to the cache result backend, which Muster does not have."),
