@@ -153,8 +153,8 @@ TABLE: tuple[Setting, ...] = (
     _accepted("broker_pool_acquire_timeout", ANY, None,
               note="As broker_pool_limit."),
     _refused("broker_use_ssl", ANY, False,
-             note="Use a rediss:// URL with ?ssl_ca_certs=FILE (and ssl_certfile, ssl_keyfile), or an amqps:// "
-                  "URL with ?cacertfile=FILE (and certfile, keyfile)."),
+             note="Use a rediss:// URL with ?ssl_ca_certs=FILE (and ssl_certfile, ssl_keyfile), or an "
+                  "amqps:// URL with ?cacertfile=FILE (and certfile, keyfile)."),
     _refused("broker_host", ANY, None,
              note="Write it into broker_url: redis://user:password@host:port/db or "
                   "amqp://user:password@host:port/vhost."),
