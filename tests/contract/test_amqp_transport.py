@@ -13,6 +13,7 @@ from brokers import POOL, OnRabbitMQ, claim, hear_of_alarm, ids, message, raws, 
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.settings.environment import DeadLetter
+from muster.settings.queues import QueueArguments
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.line import Line, Parcel
 from muster.transports.amqp.names import REASON_HEADER
@@ -496,6 +497,23 @@ def test_dead_letters_have_a_place_with_bounds(rabbitmq):
         b'[["x"],{"n":1},{}]'
     ] * 2
     broker.close()
+
+
+def test_a_queue_that_is_not_there_is_declared_with_its_arguments(rabbitmq):
+    """Each with its own, where the application's settings have some, else with those of all others."""
+    arguments = {"mail": {"x-max-priority": 5}, "web": {"x-queue-type": "quorum"}}
+    transport = AmqpTransport(
+        rabbitmq.url,
+        queues=["mail", "web"],
+        worker="one",
+        pool=POOL,
+        lease_seconds=60,
+        dead_letters={},
+        queue_arguments=QueueArguments(own={"mail": arguments["mail"]}, others=arguments["web"]),
+    )
+    assert claim(transport) == []
+    assert {name: rabbitmq.queue(name)["arguments"] for name in arguments} == arguments
+    transport.close()
 
 
 # -- what a task sends

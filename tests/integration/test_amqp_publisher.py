@@ -94,6 +94,37 @@ def test_without_a_queue_it_is_an_error(rabbitmq):
     publisher.close()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"task_create_missing_queue_type": "quorum"},
+        {"task_queue_max_priority": 9},
+        {"task_queues": {"mail": {"queue_arguments": {"x-queue-type": "quorum"}, "max_length": 100}}},
+    ],
+    ids=["nothing", "quorum", "priority", "of its own"],
+)
+@pytest.mark.parametrize("eta", [False, True], ids=["now", "later"])
+def test_a_missing_queue_is_declared_as_celerys_clients_do(rabbitmq, settings, eta):
+    """So that Celery's client of the same settings, whose declaration is the second, is not refused."""
+    later = {"countdown": 0.1} if eta else {}
+    theirs = celery.Celery("shop", broker=rabbitmq.url, set_as_current=False)
+    theirs.conf.update(settings)
+    with Muster("shop", broker=rabbitmq.url) as ours, theirs:
+        ours.conf.update(settings)
+        ours.send_task("shop.work", queue="mail", **later)
+        theirs.send_task("shop.work", queue="mail")
+        wait_for(lambda: rabbitmq.queue("mail").get("messages", 0) == 2, what="both messages")
+
+
+def test_a_missing_quorum_queue_has_no_highest_priority(rabbitmq):
+    """RabbitMQ would refuse it, and Celery's client with it."""
+    with Muster("shop", broker=rabbitmq.url) as ours:
+        ours.conf.update(task_create_missing_queue_type="quorum", task_queue_max_priority=9)
+        ours.send_task("shop.work", queue="mail")
+    assert rabbitmq.queue("mail")["arguments"] == {"x-queue-type": "quorum"}
+
+
 def test_a_full_queue_is_an_error(publisher, rabbitmq):
     """RabbitMQ says so only to those who ask for confirms, which Celery's clients do not."""
     rabbitmq.declare("mail", **{"x-max-length": 5, "x-overflow": "reject-publish"})

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from brokers import message
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
+from muster.settings.queues import QueueArguments
 from muster.transports.amqp.ioloop import OnDemandLoop
 from muster.transports.connect import connect_schedules
 from muster.transports.schedules import amqp
@@ -243,8 +244,10 @@ def test_a_queue_that_is_not_there_is_declared_where_that_is_allowed(rabbitmq):
         assert isinstance(outcome, Refused)
         assert "no queue 'mail'" in outcome.reason
         assert store.runs(["u"]) == {}
-    with opened(rabbitmq.url) as store:
+    quorum = {"x-queue-type": "quorum"}
+    with opened(rabbitmq.url, queue_arguments=QueueArguments(others=quorum)) as store:
         assert list(store.advance(led(store), [tick(store)])) == [Done()]
+    assert rabbitmq.queue("mail")["arguments"] == quorum
     assert sent(rabbitmq) == ["u-1"]
 
 

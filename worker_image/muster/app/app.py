@@ -35,6 +35,7 @@ from muster.errors import (
 )
 from muster.exceptions import NotRegistered
 from muster.results.base import Replies, ResultStore
+from muster.settings.queues import queue_arguments
 from muster.transports.base import Publisher
 
 _apps: "weakref.WeakSet[Muster]" = weakref.WeakSet()
@@ -422,6 +423,7 @@ class Muster:
             settings.broker_transport_options,
             delayed_type=settings.broker_native_delayed_delivery_queue_type,
             create_missing_queues=settings.task_create_missing_queues,
+            queue_arguments=queue_arguments(settings),
             pool_limit=settings.broker_pool_limit,
         )
 

@@ -17,6 +17,7 @@ from muster.beat.options import BeatOptions
 from muster.beat.own import own_entries, scope_of, writer
 from muster.beat.unfinished import NoResults, ResultRuns, Runs
 from muster.errors import ConfigurationError
+from muster.settings.queues import queue_arguments
 from muster.settings.urls import mask, parse_broker_url, parse_result_url, with_ca_file
 from muster.transports.connect import connect_schedules
 from muster.transports.schedules.base import ScheduleStore
@@ -35,6 +36,7 @@ def connect(app: Muster, scope: str) -> ScheduleStore:
         options=settings.broker_transport_options,
         delayed_type=settings.broker_native_delayed_delivery_queue_type,
         create_missing_queues=settings.task_create_missing_queues,
+        queue_arguments=queue_arguments(settings),
     )
 
 

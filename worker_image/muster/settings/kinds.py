@@ -13,6 +13,7 @@ import msgspec
 
 from muster.core.rate import read_rate
 from muster.errors import ConfigurationError
+from muster.settings.queues import read_queues
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -136,31 +137,9 @@ def queue_type(value: Any) -> None:
         raise ValueError(f"must be 'quorum' or 'classic', not {value!r}")
 
 
-def queue_names(value: Any) -> list[str]:
-    """Return the names in `task_queues`: a mapping, or a list of names or of kombu's `Queue` objects."""
-    try:
-        queues = list(value)
-    except TypeError:
-        queues = [None]
-    names = [queue if isinstance(queue, str) else getattr(queue, "name", None) for queue in queues]
-    if not all(isinstance(name, str) and name for name in names):
-        raise ValueError(
-            f"must be a mapping by queue name, or a list of names or Queue objects, not {value!r}"
-        )
-    for queue in queues:
-        exchange = getattr(queue, "exchange", None)
-        kind = getattr(exchange, "type", "direct") or "direct"
-        if kind != "direct":
-            raise ValueError(
-                f"binds {queue.name} to a {kind} exchange: Muster routes by queue name only; "
-                "send to each queue by name"
-            )
-    return [name for name in names if name is not None]
-
-
 def known_queues(value: Any) -> None:
     """Refuse queue lists without names or with exchanges that copy or match."""
-    queue_names(value)
+    read_queues(value)
 
 
 REDIS_OPTIONS: Mapping[str, str] = {

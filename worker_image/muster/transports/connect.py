@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from muster.errors import ConfigurationError
 from muster.settings.environment import DeadLetter
+from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.base import Observer, Publisher, Transport
 from muster.transports.schedules.base import ScheduleStore
 from muster.wire.keys import RedisKeys
@@ -84,6 +85,7 @@ def connect_transport(
     results_prefix: str | None,
     delayed_type: str = "quorum",
     create_missing_queues: bool = True,
+    queue_arguments: QueueArguments = AS_CELERY,
     declare_queues: bool = True,
 ) -> Transport:
     """Return a worker's transport. `results_prefix`: key prefix of results in the same database, else None.
@@ -103,6 +105,7 @@ def connect_transport(
             dead_letters=dead_letters,
             delayed_type=delayed_type,
             create_missing_queues=create_missing_queues,
+            queue_arguments=queue_arguments,
             declare_queues=declare_queues,
         )
     if _scheme(url) == "sqlite":
@@ -137,6 +140,7 @@ def connect_publisher(
     *,
     delayed_type: str = "quorum",
     create_missing_queues: bool = True,
+    queue_arguments: QueueArguments = AS_CELERY,
     pool_limit: int = 0,
 ) -> Publisher:
     """Return a client's publisher. Raises ConfigurationError.
@@ -151,6 +155,7 @@ def connect_publisher(
             url,
             delayed_type=delayed_type,
             create_missing_queues=create_missing_queues,
+            queue_arguments=queue_arguments,
             pool_limit=pool_limit or POOL_LIMIT,
             confirm_seconds=float(options.get("confirm_timeout") or CONFIRM_SECONDS),
         )
@@ -185,6 +190,7 @@ def connect_schedules(
     options: Mapping[str, Any] = MappingProxyType({}),
     delayed_type: str = "quorum",
     create_missing_queues: bool = True,
+    queue_arguments: QueueArguments = AS_CELERY,
 ) -> ScheduleStore:
     """Return the schedules of a scope (a namespace) and their election. Raises ConfigurationError.
 
@@ -193,7 +199,13 @@ def connect_schedules(
     if is_rabbitmq(url):
         from muster.transports.schedules.amqp import AmqpSchedules
 
-        return AmqpSchedules(url, scope=scope, delayed_type=delayed_type, declares=create_missing_queues)
+        return AmqpSchedules(
+            url,
+            scope=scope,
+            delayed_type=delayed_type,
+            create_missing_queues=create_missing_queues,
+            queue_arguments=queue_arguments,
+        )
     if _scheme(url) == "sqlite":
         from muster.transports.schedules.sqlite import SQLiteSchedules
 

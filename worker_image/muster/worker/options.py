@@ -24,8 +24,8 @@ from muster.settings.environment import (
     QueueLimits,
     WorkerEnvironment,
 )
-from muster.settings.kinds import queue_names
 from muster.settings.pools import CHILDREN, GREEN, LIMITS, PoolType, pool_type
+from muster.settings.queues import QUEUE_SETTINGS, QueueArguments, queue_arguments, read_queues
 from muster.settings.urls import mask, parse_broker_url, parse_result_url, with_ca_file
 from muster.wire.keys import RESERVED_PREFIXES
 from muster.worker.machine import Machine
@@ -85,6 +85,8 @@ class WorkerOptions:
     delayed_delivery_type: str
     """RabbitMQ: of the queues in which messages wait for their time."""
     create_missing_queues: bool
+    queue_arguments: QueueArguments
+    """With which arguments a queue is declared that is not there, on RabbitMQ."""
     """RabbitMQ: whether a queue that a task sends to and that is not there is declared."""
     declare_queues: bool
     """RabbitMQ: whether a queue that it consumes and that is not there is declared, or waited for."""
@@ -230,12 +232,11 @@ APPLICATION_SETTINGS = (
     "broker_transport_options",
     "broker_native_delayed_delivery_queue_type",
     "task_create_missing_queues",
+    *QUEUE_SETTINGS,
     "broker_connection_retry_on_startup",
     "result_backend",
     "result_backend_transport_options",
     "result_expires",
-    "task_queues",
-    "task_default_queue",
     "muster_delivery_limit",
     "task_default_rate_limit",
     "worker_disable_rate_limits",
@@ -269,7 +270,8 @@ def told_by(application: Settings) -> dict[str, Any]:
     """
     plain = {name: value for name, value in application.given().items() if name in APPLICATION_SETTINGS}
     if plain.get("task_queues") is not None:
-        plain["task_queues"] = queue_names(plain["task_queues"])
+        named = read_queues(plain["task_queues"])
+        plain["task_queues"] = {name: {"queue_arguments": arguments} for name, arguments in named.items()}
     return plain
 
 
@@ -310,6 +312,7 @@ def resolve(told: Told, application: Settings | None = None) -> WorkerOptions:
             "delayed_delivery_type", setting="broker_native_delayed_delivery_queue_type"
         ),
         create_missing_queues=pick("create_missing_queues", setting="task_create_missing_queues"),
+        queue_arguments=_queue_arguments(sources, said),
         declare_queues=pick("declare_queues", default=True),
         retry_on_startup=pick("retry_on_startup", setting="broker_connection_retry_on_startup", default=True),
         result_backend=result_backend,
@@ -400,10 +403,16 @@ def _prefetch(sources: _Sources) -> Prefetch:
     return 0 if sources.pick("prefetch", setting="worker_disable_prefetch") else "Auto"
 
 
+def _queue_arguments(sources: _Sources, application: Settings) -> QueueArguments:
+    origins = {application.origin(setting) for setting in QUEUE_SETTINGS} - {"default"}
+    sources.origins["queue_arguments"] = ", ".join(sorted(origins)) or "default"
+    return queue_arguments(application)
+
+
 def _queues(sources: _Sources, told: Told, application: Settings) -> tuple[str, ...]:
     names = sources.pick("queues", default=())
     if not names and application.task_queues:
-        names = queue_names(application.task_queues)
+        names = list(read_queues(application.task_queues))
         sources.origins["queues"] = application.origin("task_queues")
     if not names:
         names = [application.task_default_queue]

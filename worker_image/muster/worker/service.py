@@ -174,6 +174,7 @@ def connect(options: WorkerOptions) -> tuple[Transport, ResultStore | None]:
         results_prefix=prefix if joined else None,
         delayed_type=options.delayed_delivery_type,
         create_missing_queues=options.create_missing_queues,
+        queue_arguments=options.queue_arguments,
         declare_queues=options.declare_queues,
     )
     if joined or not options.result_backend:

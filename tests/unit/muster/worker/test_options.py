@@ -206,12 +206,15 @@ def test_what_the_application_tells_is_enough():
     """The plain values of `told_by` lead to the same options as the application's settings."""
     from kombu import Queue
 
+    quorum = {"x-queue-type": "quorum"}
+    queues = [Queue("mail", queue_arguments=quorum)]
     application = settings(
-        {"broker_url": URL, "task_queues": [Queue("mail")], "task_routes": len, "task_time_limit": 5}
+        {"broker_url": URL, "task_queues": queues, "task_routes": len, "task_time_limit": 5}
     )
     told = Told(command_line=CommandLine(app="shop"), environment=WorkerEnvironment(), machine=MACHINE)
     plain = told_by(application)
-    assert plain == {"broker_url": URL, "task_queues": ["mail"], "task_time_limit": 5.0}
+    named = {"mail": {"queue_arguments": quorum}}
+    assert plain == {"broker_url": URL, "task_queues": named, "task_time_limit": 5.0}
     assert resolve(told, settings(plain)) == resolve(told, application)
 
 

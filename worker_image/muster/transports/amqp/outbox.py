@@ -14,6 +14,7 @@ import pika
 
 from muster.core.effects import Publication
 from muster.errors import BrokerBlocked, BrokerUnavailable
+from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp.delayed import (
     ENTRY,
     Exchange,
@@ -83,9 +84,9 @@ class Outbox:
     """See the module.
 
     `delayed_type` is the type of the queues in which messages wait, Celery's
-    `broker_native_delayed_delivery_queue_type`. `declares`: a queue that is not there is declared as Celery's
-    clients do it, durable and without arguments. `patient`: a server that takes no messages now is waited
-    for; else `send` raises BrokerBlocked at once, and `finish` tells what became of what was under way.
+    `broker_native_delayed_delivery_queue_type`. `declares`: a queue that is not there is declared, durable
+    and with its `arguments`. `patient`: a server that takes no messages now is waited for; else `send` raises
+    BrokerBlocked at once, and `finish` tells what became of what was under way.
     """
 
     def __init__(
@@ -94,12 +95,14 @@ class Outbox:
         *,
         delayed_type: str,
         declares: bool,
+        arguments: QueueArguments = AS_CELERY,
         confirm_seconds: float = CONFIRM_SECONDS,
         patient: bool = True,
     ) -> None:
         self._line = line
         self._delayed_type = delayed_type
         self._declares = declares
+        self._arguments = arguments
         self._confirm_seconds = confirm_seconds
         self._patient = patient
         self._has_delays = False
@@ -169,8 +172,7 @@ class Outbox:
         self._has_delays = False
 
     def _declare(self, queue: str) -> None:
-        channel = self._line.channel
-        self._line.ask(lambda done: channel.queue_declare(queue, durable=True, callback=done))
+        declare_part(self._line, Queue(queue, self._arguments.of(queue)))
 
     def _prepare_delays(self, queues: set[str]) -> set[str]:
         """See that a message can wait, and comes to its queue then: unbound, it would be lost.

@@ -15,6 +15,7 @@ import pika
 
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable, MessageRejected, UnroutableMessage
+from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.line import Line
 from muster.transports.amqp.outbox import CONFIRM_SECONDS, Outbox, letter
@@ -27,8 +28,8 @@ class AmqpPublisher:
     """See the module, and `muster.transports.base.Publisher`.
 
     `delayed_type` is the type of the queues in which messages wait for their ETA, Celery's
-    `broker_native_delayed_delivery_queue_type`. `create_missing_queues`: one that is not there is declared as
-    Celery's clients do it, durable and without arguments. A broker that takes no messages is waited for, for
+    `broker_native_delayed_delivery_queue_type`. `create_missing_queues`: one that is not there is declared,
+    with its `queue_arguments`. A broker that takes no messages is waited for, for
     `confirm_seconds`.
     """
 
@@ -38,12 +39,14 @@ class AmqpPublisher:
         *,
         delayed_type: str = "quorum",
         create_missing_queues: bool = True,
+        queue_arguments: QueueArguments = AS_CELERY,
         pool_limit: int = POOL_LIMIT,
         confirm_seconds: float = CONFIRM_SECONDS,
     ) -> None:
         self._places = addresses(url, heartbeat_seconds=0)
         self._delayed_type = delayed_type
         self._declares = create_missing_queues
+        self._arguments = queue_arguments
         self._limit = pool_limit
         self._confirm_seconds = confirm_seconds
         self._pools: dict[int, _Pool] = {}
@@ -70,6 +73,7 @@ class AmqpPublisher:
                 line,
                 delayed_type=self._delayed_type,
                 declares=self._declares,
+                arguments=self._arguments,
                 confirm_seconds=self._confirm_seconds,
             )
             left = outbox.send([letter(publication) for publication in publications])

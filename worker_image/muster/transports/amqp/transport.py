@@ -31,6 +31,7 @@ from pika.exceptions import AMQPError
 from muster.core.rate import Rate
 from muster.errors import BrokerBlocked, BrokerUnavailable
 from muster.settings.environment import DeadLetter
+from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp import suspects
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.consumer import Consumer, Pushed, is_suspect
@@ -96,8 +97,9 @@ class _Job(msgspec.Struct):
 class AmqpTransport:
     """See the module, and `muster.transports.base.Transport`.
 
-    `delayed_type` and `create_missing_queues` are as for `outbox.Outbox`. `declare_queues`: the queues that
-    it consumes, and their dead letters', are declared when they are not there; else they are waited for.
+    `delayed_type`, `create_missing_queues` and `queue_arguments` are as for `outbox.Outbox`.
+    `declare_queues`: the queues that it consumes, and their dead letters', are declared when they are not
+    there; else they are waited for.
     What is held for longer than `keep_after_seconds` is renewed; see `kept`.
     """
 
@@ -112,6 +114,7 @@ class AmqpTransport:
         dead_letters: Mapping[str, DeadLetter],
         delayed_type: str = "quorum",
         create_missing_queues: bool = True,
+        queue_arguments: QueueArguments = AS_CELERY,
         declare_queues: bool = True,
         confirm_seconds: float = CONFIRM_SECONDS,
         keep_after_seconds: float = KEEP_AFTER_SECONDS,
@@ -120,6 +123,7 @@ class AmqpTransport:
         places = addresses(url, heartbeat_seconds=heartbeat)
         self._pool = pool
         self._declares = declare_queues
+        self._arguments = queue_arguments
         self._confirm_seconds = confirm_seconds
         self._dead = {name: dead_letters.get(name) or DeadLetter(name=f"{name}.dead") for name in queues}
         self.consumer = Consumer(places, queues)
@@ -129,6 +133,7 @@ class AmqpTransport:
             self._out,
             delayed_type=delayed_type,
             declares=create_missing_queues,
+            arguments=queue_arguments,
             confirm_seconds=confirm_seconds,
             patient=False,
         )
@@ -528,7 +533,7 @@ class AmqpTransport:
         for queue in set(self.consumer.queues) - self.consumer.consuming - self._resting:
             if now < self._absent.get(queue, 0.0):
                 continue
-            if self._exists(queue) or (self._declares and self._declare(queue, {})):
+            if self._exists(queue) or (self._declares and self._declare(queue, self._arguments.of(queue))):
                 self._absent.pop(queue, None)
             else:
                 if queue not in self._absent:

@@ -29,6 +29,7 @@ import msgspec
 import pika
 
 from muster.errors import BrokerUnavailable
+from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.delayed import ENTRY, Queue, QueueBinding, layout
 from muster.transports.amqp.line import ANSWER_SECONDS, NOT_FOUND, Line, Parcel, Refusal, SideChannel
@@ -95,16 +96,25 @@ _Item = TypeVar("_Item")
 class AmqpSchedules:
     """See the module, and `base.ScheduleStore`.
 
-    `delayed_type` and `declares` are those of `muster.transports.amqp.outbox.Outbox`.
+    What has a default is as for `muster.transports.amqp.outbox.Outbox`.
     """
 
-    def __init__(self, url: str, *, scope: str, delayed_type: str = "quorum", declares: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        scope: str,
+        delayed_type: str = "quorum",
+        create_missing_queues: bool = True,
+        queue_arguments: QueueArguments = AS_CELERY,
+    ) -> None:
         """Raise ConfigurationError for a URL that cannot be used."""
         self._reading = addresses(url, heartbeat_seconds=READER_HEARTBEAT_SECONDS)
         self._leading = addresses(url, heartbeat_seconds=HEARTBEAT_SECONDS)
         self._log, self._lock, self._witness = log_of(scope), lock_of(scope), witness_of(scope)
         self._delayed_type = delayed_type
-        self._declares = declares
+        self._declares = create_missing_queues
+        self._arguments = queue_arguments
         self._line: Line | None = None
         self._may_lead = False
         """Whether the connection has a leader's heartbeat."""
@@ -351,7 +361,7 @@ class AmqpSchedules:
                 if refusal.code != NOT_FOUND:
                     raise self._refused(refusal) from None
                 if self._declares:
-                    declare_part(self._up, Queue(queue, {}))
+                    declare_part(self._up, Queue(queue, self._arguments.of(queue)))
                 else:
                     gone.add(queue)
         return gone
@@ -410,7 +420,9 @@ class AmqpSchedules:
         self._may_lead = may_lead
         self._line = line = Line(self._leading if may_lead else self._reading)
         line.open()
-        self._outbox = Outbox(line, delayed_type=self._delayed_type, declares=self._declares)
+        self._outbox = Outbox(
+            line, delayed_type=self._delayed_type, declares=self._declares, arguments=self._arguments
+        )
         try:
             line.ask(
                 lambda done: line.channel.queue_declare(
