@@ -14,6 +14,7 @@ from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.settings.environment import DeadLetter
 from muster.settings.queues import QueueArguments
+from muster.transports.amqp import consumer
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.line import Line, Parcel
 from muster.transports.amqp.names import REASON_HEADER
@@ -131,6 +132,21 @@ def test_what_is_on_its_way_at_a_cancellation_is_ours_and_unmarked(broker):
         transport.tick(Tick())
     assert sorted(ids(found), key=int) == [str(n) for n in range(400)]
     assert not any(delivery.suspect for delivery in found)
+
+
+def test_consumers_that_have_ended_are_forgotten(classic, monkeypatch):
+    """Also while an older one goes on: a queue that is idle beside a busy one costs no memory."""
+    monkeypatch.setattr(consumer, "REMEMBERED", 3)
+    transport = classic.transport("mail", "other")
+    claim(transport, 1)
+    ours = transport.consumer
+    for _ in range(20):
+        ours.cancel(["mail"])
+        ours.consume(["mail"], 1)
+    assert len(ours._all) == 3 + len(ours._active) == 5
+    assert set(ours.line.channel.consumer_tags) == set(ours._all)
+    classic.publish(message("1"), message("2", queue="other"), queue="mail")
+    wait_for(all_claimed(transport), until=lambda seen: len(seen) == 2, what="what is pushed to the others")
 
 
 def test_a_watch_tells_of_what_is_pushed(broker):

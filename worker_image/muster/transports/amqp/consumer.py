@@ -27,7 +27,7 @@ logger = logging.getLogger("muster.transport")
 MOST_PREFETCH: Final = 65_535
 """AMQP's own limit."""
 REMEMBERED: Final = 1000
-"""So many consumers of a connection are remembered, those that were cancelled as well."""
+"""So many of a connection's consumers are remembered after their end."""
 MOST_CONSUMERS: Final = 4
 """Of one queue, before they are replaced by one."""
 
@@ -77,6 +77,8 @@ class Consumer:
         """By consumer tag, those that consume now."""
         self._all: dict[str, _Consuming] = {}
         """All of this connection: what was on its way comes after a cancellation."""
+        self._ended: deque[str] = deque()
+        """The tags of those that do not consume any more, in the order in which they ended."""
         self._open: deque[int] = deque()
         """Delivery tags that are not acknowledged, in their order; those in `_acked` have been, alone."""
         self._acked: set[int] = set()
@@ -107,6 +109,7 @@ class Consumer:
             buffer.clear()
         self._active.clear()
         self._all.clear()
+        self._ended.clear()
         self._open.clear()
         self._acked.clear()
 
@@ -114,6 +117,7 @@ class Consumer:
         """Hear that a queue, or the node that it lives on, is gone."""
         gone = self._active.pop(frame.method.consumer_tag, None)
         if gone is not None:
+            self._ended.append(frame.method.consumer_tag)
             logger.warning("queue %s is no longer there to be consumed; it is looked for again", gone.queue)
 
     def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -162,7 +166,8 @@ class Consumer:
         self._number += 1
         tag = f"muster-{self._number}"
         self._active[tag] = self._all[tag] = _Consuming(queue, prefetch)
-        if len(self._all) > REMEMBERED and (old := next(iter(self._all))) not in self._active:
+        while len(self._ended) > REMEMBERED:
+            old = self._ended.popleft()
             del self._all[old]  # nothing of it can be on its way any more
             channel._cleanup_consumer_ref(old)  # noqa: SLF001 - we have cancelled it without pika's word
         self._ask(
@@ -195,6 +200,7 @@ class Consumer:
         gone = self.consuming if queues is None else frozenset(queues)
         for tag in [tag for tag, each in self._active.items() if each.queue in gone]:
             del self._active[tag]
+            self._ended.append(tag)
             self._ask(partial(self._cancel, tag))
 
     def _cancel(self, tag: str, done: Callable[[Any], None]) -> None:
