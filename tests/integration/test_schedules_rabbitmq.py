@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,10 +13,12 @@ from brokers import message
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.settings.queues import QueueArguments
+from muster.transports.amqp.address import addresses
 from muster.transports.amqp.ioloop import OnDemandLoop
+from muster.transports.amqp.line import Line
 from muster.transports.connect import connect_schedules
 from muster.transports.schedules import amqp
-from muster.transports.schedules.base import Advance, Changed, Done, NotLeader, Refused, Term
+from muster.transports.schedules.base import Advance, Changed, Done, NotLeader, Refused, Superseded, Term
 from muster.wire.message import pack
 from muster.wire.schedule import RunRecord, ScheduleEntry
 from muster.wire.schedule_log import log_of
@@ -249,6 +252,70 @@ def test_a_queue_that_is_not_there_is_declared_where_that_is_allowed(rabbitmq):
         assert list(store.advance(led(store), [tick(store)])) == [Done()]
     assert rabbitmq.queue("mail")["arguments"] == quorum
     assert sent(rabbitmq) == ["u-1"]
+
+
+def url_of_user(rabbitmq, **rights):
+    """The URL of a user who may do everything but what is said."""
+    server, user = rabbitmq.server, f"user-of-{rabbitmq.name}"
+    server.api("PUT", f"users/{user}", password="right", tags="")
+    rights = {"configure": ".*", "write": ".*", "read": ".*", **rights}
+    server.api("PUT", f"permissions/{rabbitmq.name}/{user}", **rights)
+    return server.url(rabbitmq.name, user, "right")
+
+
+def test_a_queue_that_we_may_not_declare_refuses_its_own_ticks_only(rabbitmq):
+    """Nor may one that is another connection's own be asked for; other schedules go on."""
+    rabbitmq.declare("mail")
+    own = Line(addresses(rabbitmq.url, heartbeat_seconds=60))
+    own.open()
+    own.ask(lambda done: own.channel.queue_declare("theirs", exclusive=True, callback=done))
+    with opened(url_of_user(rabbitmq, configure="^muster\\.")) as store:
+        store.put([entry("a", queue="gone"), entry("b", queue="theirs"), entry("c")])
+        term = led(store)
+        steps = [
+            tick(store, 1, uid="a", queue="gone"),
+            tick(store, 2, uid="b", queue="theirs"),
+            tick(store, 3, uid="c"),
+        ]
+        for _ in range(2):
+            gone, theirs, done = store.advance(term, steps)
+            assert isinstance(gone, Refused)
+            assert "queue 'gone': ACCESS_REFUSED" in gone.reason
+            assert isinstance(theirs, Refused)
+            assert "queue 'theirs': RESOURCE_LOCKED" in theirs.reason
+        assert done == Superseded(record(3))
+        assert store.runs(["a", "b", "c"])["c"] == record(3)
+    own.close()
+    assert sent(rabbitmq) == ["u-3"]
+
+
+def test_a_message_that_amqp_cannot_carry_refuses_its_own_tick_only(rabbitmq):
+    """It is not settled, and no other schedule waits for it."""
+    rabbitmq.declare("mail")
+    with opened(rabbitmq.url) as store:
+        store.put([entry("a"), entry("b")])
+        term = led(store)
+        odd = tick(store, 1, uid="a", raw=message("u-1", big=2**70))
+        refused, done = store.advance(term, [odd, tick(store, 2, uid="b")])
+        assert isinstance(refused, Refused)
+        assert "AMQP cannot carry it" in refused.reason
+        assert done == Done()
+        assert store.runs(["a", "b"]) == {"b": record(2)}
+    assert sent(rabbitmq) == ["u-2"]
+
+
+@pytest.mark.parametrize(("right", "scope"), [("configure", "celery_delayed_"), ("write", "amq.default")])
+def test_a_right_that_is_missing_is_an_outage_that_says_so(rabbitmq, right, scope):
+    """Beat goes on to try: somebody may be about to grant it."""
+    rabbitmq.declare("mail")
+    with opened(rabbitmq.url) as operator:
+        operator.put([entry()])
+    said = rf"refuses what beat needs there.*{scope}.*needs the right"
+    with opened(url_of_user(rabbitmq, **{right: r"^(muster\..*|mail)$"})) as store:
+        late = Publication("mail", message("u-1"), eta=time.time() + 50)
+        with pytest.raises(BrokerUnavailable, match=said):
+            store.advance(led(store), [replace(tick(store), publication=late)])
+    assert sent(rabbitmq) == []
 
 
 def test_what_others_change_is_heard_of_without_asking(rabbitmq):

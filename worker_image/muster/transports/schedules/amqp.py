@@ -21,7 +21,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -32,7 +31,15 @@ from muster.errors import BrokerUnavailable
 from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.delayed import ENTRY, Queue, QueueBinding, layout
-from muster.transports.amqp.line import ANSWER_SECONDS, NOT_FOUND, Line, Parcel, Refusal, SideChannel
+from muster.transports.amqp.line import (
+    ANSWER_SECONDS,
+    NOT_FOUND,
+    Answered,
+    Line,
+    Parcel,
+    Refusal,
+    SideChannel,
+)
 from muster.transports.amqp.outbox import CONFIRM_SECONDS, Left, Letter, Outbox, declare_part, letter
 from muster.transports.schedules.base import (
     Advance,
@@ -45,6 +52,7 @@ from muster.transports.schedules.base import (
     Term,
 )
 from muster.transports.schedules.book import Book
+from muster.wire.errors import MalformedMessage
 from muster.wire.schedule import RunRecord, ScheduleEntry
 from muster.wire.schedule import encode as encode_entry
 from muster.wire.schedule_log import (
@@ -185,7 +193,7 @@ class AmqpSchedules:
 
     def _is_locked(self) -> bool:
         """Ask without a declaration, whose refusal would close the channel."""
-        return not self._up.publish([Parcel("", self._lock, b"", _PASSING)], CONFIRM_SECONDS).returned
+        return not self._publish(Parcel("", self._lock, b"", _PASSING)).returned
 
     def _somebody(self, lease_seconds: float) -> Leader:
         """Return who holds the lock. Its name is in the log, where it comes a moment later than the lock."""
@@ -211,7 +219,7 @@ class AmqpSchedules:
             found = self._up.ask(declare).method.message_count
         except Refusal:  # the node on which it stands is away
             return False
-        self._up.publish([Parcel("", self._witness, b"", _PASSING)], CONFIRM_SECONDS)
+        self._publish(Parcel("", self._witness, b"", _PASSING))
         return bool(found)
 
     def renew(self, term: Term, lease_seconds: float) -> bool:  # noqa: ARG002 - the lease is the heartbeat
@@ -306,19 +314,18 @@ class AmqpSchedules:
         """Carry out one step each of several schedules; return by uid why some were not."""
         refused: dict[str, str] = {}
         notes = {one.uid: one.record for one in steps if one.publication is None}
-        ticks = [(one, letter(one.publication)) for one in steps if one.publication is not None]
+        ticks: list[tuple[Advance, Letter]] = []
+        for one in steps:
+            if one.publication is not None:
+                try:
+                    ticks.append((one, letter(one.publication)))
+                except MalformedMessage as error:
+                    refused[one.uid] = str(error)
         gone = self._missing({each.queue for _, each in ticks})
-        if any(each.eta for _, each in ticks):
+        refused |= {one.uid: gone[each.queue] for one, each in ticks if each.queue in gone}
+        sent = [(one, each) for one, each in ticks if each.queue not in gone]
+        if any(each.eta for _, each in sent):
             self._let_copies_of_late_ones_through()
-        sent = []
-        for one, each in ticks:
-            if each.queue in gone:
-                refused[one.uid] = (
-                    f"RabbitMQ at {self._up.place} has no queue {each.queue!r}: declare it, by a TaskQueue "
-                    "or by a worker that consumes it"
-                )
-            else:
-                sent.append((one, each))
         before = {one.uid: self._book.record(one.uid) for one, _ in sent}
         if notes:
             self._append(Record(runs=notes))
@@ -348,35 +355,54 @@ class AmqpSchedules:
         properties.headers = {**(properties.headers or {}), COPY_HEADER: [self._log]}
         return each
 
-    def _missing(self, queues: Collection[str]) -> set[str]:
-        """Return the queues that are not there and may not be declared. A copy would hide that."""
-        gone = set()
+    def _missing(self, queues: Collection[str]) -> dict[str, str]:
+        """Return the queues that cannot be sent to, and why. A copy would hide that.
+
+        What the server refuses of one queue says nothing of the others.
+        """
+        gone = {}
         for queue in sorted(queues):
-            if self._asker is None or not self._asker.is_open:
-                self._asker = self._up.new_channel()
-            declare = partial(self._asker.channel.queue_declare, queue, passive=True)
             try:
-                self._asker.ask(lambda done, declare=declare: declare(callback=done))  # type: ignore[misc]
+                if not self._is_there(queue):
+                    gone[queue] = (
+                        f"RabbitMQ at {self._up.place} has no queue {queue!r}: declare it, by a TaskQueue "
+                        "or by a worker that consumes it"
+                    )
             except Refusal as refusal:
-                if refusal.code != NOT_FOUND:
-                    raise self._refused(refusal) from None
-                if self._declares:
-                    declare_part(self._up, Queue(queue, self._arguments.of(queue)))
-                else:
-                    gone.add(queue)
+                gone[queue] = f"RabbitMQ at {self._up.place} does not give us queue {queue!r}: {refusal}"
         return gone
+
+    def _is_there(self, queue: str) -> bool:
+        """Return whether there is such a queue now, declared by us where we may. Raises Refusal."""
+        if self._asker is None or not self._asker.is_open:
+            self._asker = self._up.new_channel()
+        asker, channel = self._asker, self._asker.channel
+        try:
+            asker.ask(lambda done: channel.queue_declare(queue, passive=True, callback=done))
+        except Refusal as refusal:
+            if asker.refusal is None:  # it went with its connection
+                raise self._refused(refusal) from None
+            if refusal.code != NOT_FOUND:
+                raise
+            if not self._declares:
+                return False
+            declare_part(self._up, Queue(queue, self._arguments.of(queue)))
+        return True
 
     def _let_copies_of_late_ones_through(self) -> None:
         """Bind the log where messages begin to wait: a copy does not."""
         binding = QueueBinding(self._log, ENTRY, self._log)
         try:
-            declare_part(self._up, binding)
+            try:
+                declare_part(self._up, binding)
+            except Refusal as refusal:
+                if refusal.code != NOT_FOUND:
+                    raise
+                for part in layout(self._delayed_type):
+                    declare_part(self._up, part)
+                declare_part(self._up, binding)
         except Refusal as refusal:
-            if refusal.code != NOT_FOUND:
-                raise self._refused(refusal) from None
-            for part in layout(self._delayed_type):
-                declare_part(self._up, part)
-            declare_part(self._up, binding)
+            raise self._refused(refusal) from None
 
     def close(self) -> None:
         """Give up the connection, and what it holds."""
@@ -407,7 +433,7 @@ class AmqpSchedules:
             )
         return BrokerUnavailable(
             f"RabbitMQ at {self._up.place} refuses what beat needs there: {refusal}; its user needs the "
-            "right to configure, write and read muster.*"
+            "right to configure, write and read muster.*, and celery_delayed_* for what waits"
         )
 
     def _connect(self, *, may_lead: bool = False) -> None:
@@ -433,6 +459,12 @@ class AmqpSchedules:
             if refusal.code != OTHERWISE:
                 raise self._refused(refusal) from None
 
+    def _publish(self, parcel: Parcel) -> Answered:
+        try:
+            return self._up.publish([parcel], CONFIRM_SECONDS)
+        except Refusal as refusal:
+            raise self._refused(refusal) from None
+
     def _write(self, record: Record) -> None:
         """Append to the log, over a new connection if need be."""
         self._connect(may_lead=self._may_lead)
@@ -445,7 +477,7 @@ class AmqpSchedules:
         if self._reader is not None and record.first is None:
             record = msgspec.structs.replace(record, first=self._book.first)
         self._unread = True
-        answered = line.publish([Parcel("", self._log, encode(record), _LASTING)], CONFIRM_SECONDS)
+        answered = self._publish(Parcel("", self._log, encode(record), _LASTING))
         if answered.returned or answered.rejected:
             self._close()
             raise BrokerUnavailable(
