@@ -170,6 +170,39 @@ def test_without_the_management_api_all_but_policies_works(rabbitmq):
     story(told)
 
 
+def test_a_secret_that_cannot_be_used_is_told_and_stops_nobody(rabbitmq):
+    """Of the broker's URL it is the Secret that is invalid, of the management API's only policies wait."""
+    url = rabbitmq.url
+    tls = url.replace("amqp://", "amqps://")
+    brokers = [
+        {"url": tls, "ca.crt": "no PEM"},
+        {"url": f"{url}?heartbeat=abc"},
+        {"url": f"{tls}?certfile=/none"},
+        {"url": "rediss://127.0.0.1:1/0", "ca.crt": "no PEM"},
+    ]
+    management = [
+        {"url": url, "managementUrl": "https://localhost:1", "ca.crt": "no PEM"},
+        {"url": url, "managementUrl": "http://[rabbit]:15672"},
+    ]
+
+    async def told(keeper):
+        for number, data in enumerate([*brokers, *management]):
+            name = f"wrong{number}"
+            keeper.secrets.put(name=name, **data)
+            keeper.put(task_queue(name, broker={"secretRef": {"name": name}}))
+            if data in brokers:
+                await keeper.until_condition(name, "BrokerReachable", "False", "SecretInvalid")
+            else:
+                await keeper.until_condition(name, "PolicyInSync", "Unknown", "SecretInvalid")
+                await keeper.until_condition(name, "Ready", "True", "AsDeclared")
+        secret(keeper, rabbitmq)
+        keeper.put(task_queue("mail"))
+        await keeper.until_condition("mail", "Ready", "True", "AsDeclared")
+        await keeper.until_condition("mail", "PolicyInSync", "True", "AsDeclared")
+
+    story(told)
+
+
 def test_wrong_credentials_missing_virtual_host_and_rights_each_have_a_name_and_heal(rabbitmq):
     """No password in any of them."""
     server, host = rabbitmq.server, rabbitmq.name

@@ -9,12 +9,13 @@ import asyncio
 import base64
 import hashlib
 import logging
+import ssl
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -30,6 +31,7 @@ from muster.errors import (
     PermissionDenied,
 )
 from muster.settings.urls import parse_broker_url, with_ca_file
+from muster.transports.amqp.address import addresses, virtual_host
 from muster.transports.base import Observer, QueueDepth
 from muster.transports.connect import connect_observer, connect_schedules, is_rabbitmq
 from muster.transports.schedules.base import ScheduleStore
@@ -40,6 +42,7 @@ from muster.wire.report import decode as decode_report
 from muster_operator.adapters.rabbitmq.management import ManagementError
 from muster_operator.adapters.rabbitmq.names import OTHER
 from muster_operator.adapters.rabbitmq.reader import VirtualHostReader, reflected
+from muster_operator.adapters.rabbitmq.topology import HEARTBEAT_SECONDS
 from muster_operator.api.conditions import Reason
 from muster_operator.api.objects import Source
 from muster_operator.errors import ClusterUnavailable, Conflicted, NotLeading, OperatorError
@@ -138,21 +141,14 @@ class _Secret:
     management: str = ""
     """URL of RabbitMQ's management API; empty: none is named."""
     ca_file: str = ""
+    place: str = ""
+    """See `place_of`."""
     read_at: datetime
 
     @property
     def access(self) -> "Access":
         """What a poller is made of."""
         return self.url, self.management, self.ca_file
-
-    @cached_property
-    def place(self) -> str:
-        """What tells brokers apart, hashed: on RabbitMQ servers and virtual host, whoever asks."""
-        place = self.url
-        if is_rabbitmq(self.url):
-            servers = (urlsplit(each.strip()) for each in self.url.split(";") if each.strip())
-            place = " ".join(sorted(f"{each.hostname}:{each.port}{each.path}" for each in servers))
-        return hashlib.sha256(place.encode()).hexdigest()
 
 
 class _Poller:
@@ -396,7 +392,35 @@ def _differs(one: BrokerView, other: BrokerView) -> bool:
 
 
 def _trusting(url: str, ca_file: str) -> str:
-    return ";".join(with_ca_file(each, ca_file or None) for each in url.split(";")) if ca_file else url
+    """Return the URL with the Secret's certificates. Raises ConfigurationError when it cannot be used so."""
+    servers = [each.strip() for each in url.split(";")]
+    trusting = [with_ca_file(each, ca_file or None) for each in servers]
+    if trusting != servers:
+        try:
+            ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            raise ConfigurationError(f"its ca.crt is no file of certificates in PEM: {error}") from None
+    whole = ";".join(trusting)
+    if is_rabbitmq(whole):
+        addresses(whole, heartbeat_seconds=HEARTBEAT_SECONDS)
+    return whole
+
+
+def place_of(url: str) -> str:
+    """Return what tells brokers apart, hashed: on RabbitMQ servers and virtual host, whoever asks.
+
+    However they are written: who writes to a virtual host must know all who want something there.
+    """
+    place = url
+    if is_rabbitmq(url):
+        place = repr(sorted({_server_of(each.strip()) for each in url.split(";") if each.strip()}))
+    return hashlib.sha256(place.encode()).hexdigest()
+
+
+def _server_of(url: str) -> tuple[str, int, str]:
+    parts = urlsplit(url)
+    port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+    return (parts.hostname or "localhost").lower(), port, virtual_host(parts.path)
 
 
 _SCHEMES_WITH_HOSTS: Final = frozenset({"redis", "rediss", "amqp", "amqps", "pyamqp", "http", "https"})
@@ -412,7 +436,10 @@ def in_namespace(url: str, namespace: str) -> str:
 
 
 def _server_in_namespace(url: str, namespace: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whoever uses it says what is wrong with it
+        return url
     host = parts.hostname or ""
     if parts.scheme not in _SCHEMES_WITH_HOSTS or host in {"", "localhost"} or "." in host or ":" in host:
         return url
@@ -441,6 +468,8 @@ class BrokerAdapter:
         self._changed = changed
         self._secrets: dict[SecretKey, _Secret] = {}
         self._pollers: dict[Access, _Poller] = {}
+        self._unusable: dict[Access, Unknown] = {}
+        """What no poller can be made of, for reasons that nobody has thought of."""
         self._files = tempfile.TemporaryDirectory(prefix="muster-operator-")
         self._loop = asyncio.get_running_loop()
 
@@ -456,7 +485,12 @@ class BrokerAdapter:
             old = self._secrets.get(key)
             if old is not None and now - old.read_at < self._patience(old):
                 continue
-            new = await self._read_secret(key, old, now)
+            try:
+                new = await self._read_secret(key, old, now)
+            except Exception as error:  # noqa: BLE001 - it is one tenant's: all others are served
+                new = _Secret(view=_not_understood(error, _since(old, now)), read_at=now)
+                if old is None or _content(old.view) != _content(new.view):
+                    _log(key, error)
             self._secrets[key] = new
             if old is None or _content(old.view) != _content(new.view):
                 changed.add(key)
@@ -466,12 +500,11 @@ class BrokerAdapter:
         """A Secret that is missing or wrong is looked at more often: somebody is about to mend it."""
         poller = self._pollers.get(secret.access)
         refused = poller is not None and isinstance(poller.view.facts, Unknown)
+        refused = refused or secret.access in self._unusable
         return timedelta(seconds=3) if isinstance(secret.view, Unknown) or refused else SECRET_EVERY
 
     async def _read_secret(self, key: SecretKey, old: _Secret | None, now: datetime) -> _Secret:
-        since = now
-        if old is not None and isinstance(old.view, Unknown):
-            since = old.view.at
+        since = _since(old, now)
         try:
             document = await self._source.secret(*key)
         except OperatorError as error:
@@ -490,6 +523,10 @@ class BrokerAdapter:
         try:
             url = data["url"].decode().strip()
             parse_broker_url(url)
+            if self._in_cluster:
+                url = in_namespace(url, key[0])
+            ca_file = str(self._file(data["ca.crt"])) if data.get("ca.crt") else ""
+            url = _trusting(url, ca_file)
         except KeyError:
             problem = "it has no key url"
         except UnicodeDecodeError:
@@ -501,15 +538,14 @@ class BrokerAdapter:
         else:
             management = data.get("managementUrl", b"").decode(errors="replace").strip()
             if self._in_cluster:
-                url = in_namespace(url, key[0])
                 management = management and in_namespace(management, key[0])
-            ca_file = str(self._file(data["ca.crt"])) if data.get("ca.crt") else ""
             view = SecretView(name=key[1], keys=frozenset(data), hash=_hash(data))
             return _Secret(
                 view=Known(value=view, at=now),
-                url=_trusting(url, ca_file),
+                url=url,
                 management=management,
                 ca_file=ca_file,
+                place=place_of(url),
                 read_at=now,
             )
         return _Secret(view=Unknown(reason=reason, at=since, message=problem), read_at=now)
@@ -543,11 +579,12 @@ class BrokerAdapter:
                 by_place.setdefault(secret.place, []).append(demand)
         for access in set(self._pollers) - set(by_access):
             self._pollers.pop(access).stop()
+        for access in set(self._unusable) - set(by_access):
+            del self._unusable[access]
         for access, parts in by_access.items():
             secret = self._secrets[keys[access][0]]
-            if access not in self._pollers:
-                name = "/".join(keys[access][0])
-                self._pollers[access] = _Poller(secret, name, self._clock, self._tell(access))
+            if access not in self._pollers and not self._make_poller(access, keys[access][0]):
+                continue
             queues = tuple(dict.fromkeys(ask for part in parts for ask in part.queues))
             # whoever writes to a virtual host must know what all the others want there
             here = set(queues)
@@ -562,6 +599,22 @@ class BrokerAdapter:
                     more_queues=tuple(sorted(more)),
                 )
             )
+
+    def _make_poller(self, access: Access, key: SecretKey) -> bool:
+        """Return whether there is one now. One that cannot be made is tried again every few minutes."""
+        now = self._clock()
+        failed = self._unusable.get(access)
+        if failed is not None and now - failed.at < SECRET_EVERY:
+            return False
+        try:
+            poller = _Poller(self._secrets[key], "/".join(key), self._clock, self._tell(access))
+        except Exception as error:  # noqa: BLE001 - it is one tenant's: all others are served
+            _log(key, error)
+            self._unusable[access] = _not_understood(error, now)
+            return False
+        self._unusable.pop(access, None)
+        self._pollers[access] = poller
+        return True
 
     def _tell(self, access: Access) -> Callable[[], None]:
         def told() -> None:
@@ -583,6 +636,8 @@ class BrokerAdapter:
             return poller.view
         if found is not None and isinstance(found.view, Unknown):
             return BrokerView(facts=found.view)
+        if found is not None and found.access in self._unusable:
+            return BrokerView(facts=self._unusable[found.access])
         unread = Unknown(
             reason=Reason.NOT_OBSERVED_YET, at=self._clock(), message="the broker has not been read yet"
         )
@@ -659,6 +714,22 @@ def _do(action: Action, url: str) -> None:
                 store.close()
         case _:
             raise AssertionError(f"{type(action).__name__} is not for a broker")
+
+
+def _since(old: _Secret | None, now: datetime) -> datetime:
+    """Return since when a Secret that cannot be used now cannot be."""
+    return old.view.at if old is not None and isinstance(old.view, Unknown) else now
+
+
+def _not_understood(error: Exception, at: datetime) -> Unknown:
+    message = f"it cannot be used ({type(error).__name__}); the operator's log says where"
+    return Unknown(reason=Reason.SECRET_INVALID, at=at, message=message)
+
+
+def _log(key: SecretKey, error: Exception) -> None:
+    """Say where it failed, but not the error's own words: they may quote a URL with its password."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("Secret %s/%s cannot be used: %s\n%s", *key, type(error).__name__, where)
 
 
 def _content(reading: Reading[SecretView]) -> tuple[str, ...]:

@@ -64,7 +64,14 @@ class ManagementClient:
         self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
         self._vhost = quote(virtual_host(broker.path), safe="")
         secure = parts.scheme == "https"
-        self._tls = ssl.create_default_context(cafile=ca_file or None) if secure else None
+        try:
+            self._tls = ssl.create_default_context(cafile=ca_file or None) if secure else None
+        except OSError as error:
+            raise ManagementError(
+                Reason.SECRET_INVALID,
+                "the Secret's managementUrl cannot be used: "
+                f"its ca.crt is no file of certificates in PEM: {error}",
+            ) from None
         self.may_set_default_type = True
         """Whether setting the virtual host's default type has not been tried yet."""
 
@@ -134,8 +141,11 @@ class ManagementClient:
 
     def set_default_type(self, type_: str) -> None:
         """Set the virtual host's default queue type, once. Raises ManagementError."""
+        found = self._ask("GET", f"vhosts/{self._vhost}")
+        # RabbitMQ empties those of them that a PUT does not name
+        kept = {name: found[name] for name in ("description", "tags") if name in found}
         self.may_set_default_type = False
-        self._ask("PUT", f"vhosts/{self._vhost}", {"default_queue_type": type_})
+        self._ask("PUT", f"vhosts/{self._vhost}", {**kept, "default_queue_type": type_})
 
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, missing: Any = None
