@@ -187,7 +187,7 @@ def test_a_secret_that_cannot_be_used_is_told_and_stops_nobody(rabbitmq):
 
     async def told(keeper):
         for number, data in enumerate([*brokers, *management]):
-            name = f"wrong{number}"
+            name = f"a-wrong-one-{number}"  # before the right one in the order of names
             keeper.secrets.put(name=name, **data)
             keeper.put(task_queue(name, broker={"secretRef": {"name": name}}))
             if data in brokers:

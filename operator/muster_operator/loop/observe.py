@@ -24,6 +24,7 @@ from muster_operator.api.workerpool import WorkerPool
 from muster_operator.decide.rabbitmq.queues import seniority
 from muster_operator.desired.beat import beat_name
 from muster_operator.model.history import History, RuntimeEstimate
+from muster_operator.model.rabbitmq import VirtualHost
 from muster_operator.model.readings import Known, Reading, Unknown
 from muster_operator.model.world import (
     BeatSnapshot,
@@ -196,7 +197,7 @@ class Observer:
     def virtual_host(self, key: Key, now: datetime) -> VirtualHostSnapshot | None:
         """Return the snapshot of the virtual host that the Secret `key.name` names; None where there is none.
 
-        Whichever Secret is asked for, the first one of those that name it and can be used is who writes.
+        Whichever Secret is asked for, the first one of those that name it and can do most is who writes.
         """
         place = self._brokers.endpoint(key.namespace, key.name)
         if not place or self._brokers.view(key.namespace, key.name).virtual_host is None:
@@ -208,8 +209,8 @@ class Observer:
             and self._brokers.endpoint(*_secret_of(queue)) == place
         ]
         secrets = sorted({_secret_of(queue) for queue in here} | {(key.namespace, key.name)})
-        usable = [each for each in secrets if isinstance(self._brokers.view(*each).virtual_host, Known)]
-        writer = (usable or secrets)[0]
+        # one whose managementUrl is wrong must not keep those from their policies that have a right one
+        writer = max(secrets, key=lambda each: _can_write(self._brokers.view(*each).virtual_host))
         view = self._brokers.view(*writer)
         owners: dict[str, TaskQueue] = {}
         for queue in sorted(here, key=seniority):
@@ -440,6 +441,16 @@ class Observer:
             queue in (body["spec"].get("queues") or []) and body["spec"].get("results")
             for body in self._objects.of("WorkerPool", namespace)
         )
+
+
+def _can_write(reading: Reading[VirtualHost] | None) -> int:
+    """Return how much can be done by who has read this: nothing, queues, policies read, and written too."""
+    if not isinstance(reading, Known):
+        return 0
+    management = reading.value.management
+    if not isinstance(management, Known):
+        return 1
+    return 3 if management.value.may_write_policies else 2
 
 
 def _secret_of(queue: TaskQueue) -> tuple[str, str]:
