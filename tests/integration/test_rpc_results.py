@@ -17,6 +17,7 @@ from muster import Muster, chain
 from muster.app.results import connect_results
 from muster.core.effects import StoredResult
 from muster.errors import ConfigurationError
+from muster.transports.amqp import replies
 from muster.transports.amqp.replies import AmqpReplies
 from servers import dying_with_parent
 from waiting import stays, wait_for
@@ -175,6 +176,39 @@ def test_a_broken_connection_costs_no_result(rabbitmq, sender):
         far.listen()
         assert far.wait("2", 30) is not None
         far.close()
+
+
+@pytest.mark.parametrize("messages", [0, 300])
+@pytest.mark.parametrize("breaks", [False, True])
+def test_who_sends_again_after_a_long_time_has_its_queue(rabbitmq, sender, monkeypatch, breaks, messages):
+    """Meanwhile nobody has read the connection; what became of it stands behind the results that had come."""
+    monkeypatch.setattr(replies, "SURE_SECONDS", 0.0)
+    with LossyProxy(rabbitmq.server.port) as proxy:
+        far = AmqpReplies(rabbitmq.url.replace(str(rabbitmq.server.port), str(proxy.port)), kept_seconds=0)
+        far.listen()
+        sender.store([stored(far, f"old-{n}", text="x" * 1000) for n in range(messages)])
+        if breaks:
+            proxy.cut()
+        rabbitmq.server.api("DELETE", f"queues/{rabbitmq.name}/{far.reply_to}")
+        far.listen()
+        sender.store([stored(far)])
+        assert far.wait("1", 10) is not None
+        far.close()
+
+
+def test_who_sends_again_after_a_restart_of_the_server_has_its_queue(own_rabbitmq_server):
+    """Restarted while nobody read the connection, and its queue gone since, as after an hour."""
+    with own_rabbitmq_server.virtual_host() as host:
+        client, sender = (AmqpReplies(host.url, kept_seconds=0) for _ in range(2))
+        client.listen()
+        own_rabbitmq_server.stop()
+        own_rabbitmq_server.start()
+        own_rabbitmq_server.api("DELETE", f"queues/{host.name}/{client.reply_to}")
+        client.listen()
+        sender.store([stored(client)])
+        assert client.wait("1", 10) is not None
+        client.close()
+        sender.close()
 
 
 def test_the_queue_is_a_clients_own_and_goes_with_it(rabbitmq, client):

@@ -34,6 +34,8 @@ PAUSE_SECONDS: Final = 0.2
 PUSHED_AT_ONCE: Final = 1000
 SLICE_SECONDS: Final = 1.0
 """The longest time between two looks at what else is to be done."""
+SURE_SECONDS: Final = 5.0
+"""A connection of which nothing was heard for longer is asked for a word before it is relied on."""
 UNUSED_SECONDS: Final = 3600
 """So long a client may be away before its queue goes, with the results that have come meanwhile."""
 
@@ -77,6 +79,8 @@ class AmqpReplies:
         self._in = Line(self._places)
         self._heard_from: Any = None
         """The channel on which our queue is consumed."""
+        self._sure_at = 0.0
+        """When we knew that, monotonic seconds."""
         self._unacknowledged = 0
         self._come: dict[str, _Come] = {}
 
@@ -113,12 +117,11 @@ class AmqpReplies:
     def listen(self) -> None:
         """See that the queue is there, before something is sent whose result is to come to it."""
         self._mine()
-        if self._is_listening():
-            return
-        with self._changed:
-            while self._being_read:
-                self._changed.wait(SLICE_SECONDS)
-            self._being_read = True
+        while not self._begin_to_read():
+            if self._is_listening():  # who reads hears at once what becomes of the connection
+                return
+            with self._changed:
+                self._changed.wait_for(lambda: not self._being_read, SLICE_SECONDS)
         try:
             self._connect()
         finally:
@@ -127,11 +130,30 @@ class AmqpReplies:
     def _is_listening(self) -> bool:
         return self._in.is_open and self._in.channel is self._heard_from
 
+    def _answers(self) -> bool:
+        """Whether our queue is consumed over this connection: for long, nobody may have heard that it is not.
+
+        What the server has said in such a time stands before its answer, however much that is.
+        """
+        line = self._in
+        if time.monotonic() - self._sure_at > SURE_SECONDS:
+            with contextlib.suppress(BrokerUnavailable, Refusal):
+                line.ask(lambda done: line.channel.basic_qos(prefetch_count=PUSHED_AT_ONCE, callback=done))
+        else:
+            line.check()
+        return self._is_listening()
+
+    def _on_cancelled(self, _frame: Any) -> None:
+        """Hear that the queue, or the node that it lives on, is gone."""
+        self._heard_from = None
+
     def _connect(self) -> None:
-        if self._is_listening() and self._in.check():
+        if self._is_listening() and self._answers():
+            self._sure_at = time.monotonic()
             return
         line = self._in
         line.open()
+        line.channel.add_on_cancel_callback(self._on_cancelled)
         arguments = {"x-queue-type": "classic", "x-expires": UNUSED_SECONDS * 1000}
         try:
             line.ask(
@@ -148,6 +170,7 @@ class AmqpReplies:
             ) from None
         self._heard_from = line.channel
         self._unacknowledged = 0
+        self._sure_at = time.monotonic()
 
     def _acknowledge(self) -> None:
         """Say what has come: what was only on its way when a connection broke comes again over the next."""
