@@ -65,11 +65,12 @@ ENTRY: Final = level_name(LEVELS - 1)
 
 
 def layout(queue_type: str) -> Iterator[Part]:
-    """Yield the parts, each after those that it needs. `queue_type` is `quorum` or `classic`."""
-    for level in reversed(range(LEVELS)):
-        yield Exchange(level_name(level))
+    """Yield the parts, each after those that it needs. `queue_type` is `quorum` or `classic`.
+
+    The entry comes last, since who finds it takes it for the sign that all is there.
+    """
     yield Exchange(DELIVERY_EXCHANGE)
-    for level in reversed(range(LEVELS)):
+    for level in range(LEVELS):
         name, after = level_name(level), level_name(level - 1) if level else DELIVERY_EXCHANGE
         arguments: dict[str, Any] = {
             "x-queue-type": queue_type,
@@ -81,6 +82,7 @@ def layout(queue_type: str) -> Iterator[Part]:
             arguments["x-dead-letter-strategy"] = "at-least-once"
         passed = "*." * (LEVELS - 1 - level)
         yield Queue(name, arguments)
+        yield Exchange(name)
         yield QueueBinding(name, name, f"{passed}1.#")
         yield ExchangeBinding(after, name, f"{passed}0.#")
 

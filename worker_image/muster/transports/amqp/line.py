@@ -23,7 +23,9 @@ from muster.errors import (
 )
 from muster.transports.amqp.address import CONNECT_SECONDS, place_of
 from muster.transports.amqp.ioloop import OnDemandLoop
+from muster.transports.amqp.tables import complete
 
+complete()
 # it logs every lost connection as an error, with its own stack; we raise ours instead. Who wants to read
 # pika's words sets its level.
 if logging.getLogger("pika").level == logging.NOTSET:
@@ -36,6 +38,7 @@ WINDOW: Final = 500
 """How many messages may wait for their confirms at once."""
 NOT_FOUND: Final = 404
 ACCESS_REFUSED: Final = 403
+PRECONDITION_FAILED: Final = 406
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -70,11 +73,15 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Refusal(Exception):
-    """The server has closed the channel because of what was asked; `code` is AMQP's."""
+    """The server has closed the channel because of what was asked; `code` is AMQP's.
+
+    `left`: of parcels that were being published, the places of those that no queue is known to have.
+    """
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
+        self.left: Sequence[int] = ()
 
 
 class Line:
@@ -104,6 +111,8 @@ class Line:
         self._returned: list[tuple[str, str]] = []
         self._got: list[Taken | None] = []
         """The answer to the last `get`."""
+        self._at_close: tuple[int, set[int], set[tuple[str, str]]] = (0, set(), set())
+        """Of a channel that the server has closed: the last tag, which were open, and what was returned."""
 
     @property
     def is_open(self) -> bool:
@@ -210,6 +219,7 @@ class Line:
     def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
         if isinstance(reason, amqp.ChannelClosedByBroker):
             self._refused = Refusal(reason.reply_code, reason.reply_text)
+            self._at_close = (self._sent, self._open_tags | self._rejected, set(self._returned))
 
     def _on_returned(self, _channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
         self._returned.append((method.exchange, method.routing_key))
@@ -349,32 +359,44 @@ class Line:
     def publish(self, parcels: Sequence[Parcel], seconds: float, *, patient: bool = True) -> Answered:
         """Publish, and wait for the confirms.
 
-        Raises Refusal for an exchange that is not there; what was confirmed before is not said then. Raises
-        BrokerBlocked when the server takes no messages now: after so many seconds, having given up the
-        connection if any were sent; or, for who is not `patient`, at once, and `answer` tells later.
+        Raises Refusal for an exchange that is not there, and for a message that the server does not take; its
+        `left` says which are to be sent again. Raises BrokerBlocked when the server takes no messages now:
+        after so many seconds, having given up the connection if any were sent; or, for who is not `patient`,
+        at once, and `answer` tells later.
         """
         end = time.monotonic() + seconds
         if self.blocked and patient:  # nothing is sent that would be carried out when we have given up
             self.wait(lambda: not self.blocked, seconds)
         self._returned, self._rejected = [], set()
-        self._first = self._sent + 1
+        self._first = first = self._sent + 1
 
         def stopped() -> bool:
             return self._refused is not None or (not patient and bool(self.blocked))
 
-        for parcel in parcels:
-            if len(self._open_tags) >= WINDOW:
-                self.wait(lambda: len(self._open_tags) < WINDOW // 2 or stopped(), end - time.monotonic())
-            if stopped() or self._reason is not None:
-                break
-            self._post(parcel)
-        self.wait(  # all of them sent, too: a line that ended meanwhile has none open either
-            lambda: (
-                (not self._open_tags and self._sent - self._first + 1 == len(parcels))
-                or (stopped() and self._refused is None)
-            ),
-            max(0.0, end - time.monotonic()),
-        )
+        try:
+            for parcel in parcels:
+                if len(self._open_tags) >= WINDOW:
+                    self.wait(lambda: len(self._open_tags) < WINDOW // 2 or stopped(), end - time.monotonic())
+                if stopped() or self._reason is not None:
+                    break
+                self._post(parcel)
+            self.wait(  # all of them sent, too: a line that ended meanwhile has none open either
+                lambda: (
+                    (not self._open_tags and self._sent - self._first + 1 == len(parcels))
+                    or (stopped() and self._refused is None)
+                ),
+                max(0.0, end - time.monotonic()),
+            )
+        except Refusal as refusal:
+            last, open_tags, returned = self._at_close
+            refusal.left = [
+                place
+                for place, parcel in enumerate(parcels)
+                if first + place > last
+                or first + place in open_tags
+                or (parcel.exchange, parcel.routing_key) in returned
+            ]
+            raise
         if not patient and self.blocked:
             raise BrokerBlocked(f"RabbitMQ at {self.place} takes no messages now: {self.blocked}")
         return self._answered()

@@ -5,8 +5,9 @@ comes to its queue afterwards, and declares queues that are missing, where it ma
 that no queue takes is its caller's business.
 """
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from muster.core.effects import Publication
 from muster.errors import BrokerBlocked, BrokerUnavailable
 from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp.delayed import (
+    DELIVERY_EXCHANGE,
     ENTRY,
     Exchange,
     ExchangeBinding,
@@ -25,9 +27,19 @@ from muster.transports.amqp.delayed import (
     return_of,
     routing_key,
 )
-from muster.transports.amqp.line import NOT_FOUND, Answered, Line, Parcel, Refusal
+from muster.transports.amqp.line import (
+    ACCESS_REFUSED,
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    Answered,
+    Line,
+    Parcel,
+    Refusal,
+)
 from muster.wire.amqp import to_amqp
 from muster.wire.errors import MalformedMessage
+
+logger = logging.getLogger("muster.transport")
 
 LONGEST_NAME_BYTES: Final = 255
 CONFIRM_SECONDS: Final = 10.0
@@ -51,9 +63,11 @@ class Left(msgspec.Struct, frozen=True):
     """There is no such queue."""
     rejected: Sequence[int] = ()
     """The queue is full."""
+    refused: Mapping[int, str] = {}
+    """The server does not take such a message, ever, with its words: it is too large, mostly."""
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.rejected)
+        return bool(self.missing or self.rejected or self.refused)
 
 
 def letter(publication: Publication) -> Letter:
@@ -135,24 +149,70 @@ class Outbox:
         sent = [number for number, each in enumerate(letters) if each.queue not in gone or each.eta <= now]
         missing = [number for number in range(len(letters)) if number not in set(sent)] if gone else []
         parcels = [_parcel(letters[number], now) for number in sent]
-        try:
-            answered = self._publish(parcels)
-        except BrokerBlocked:
-            self._under_way = (sent, parcels, len(letters))
-            raise
+        answered, refused = self._publish(sent, parcels, len(letters))
         returned = _returned(parcels, answered)
         rejected = [sent[place] for place in answered.rejected]
-        if returned and self._declares:
-            for queue in sorted({letters[sent[place]].queue for place in returned}):
-                self._declare(queue)
-            again = [parcels[place] for place in returned]
-            answered = self._publish(again)
-            rejected += [sent[returned[place]] for place in answered.rejected]
-            returned = [returned[place] for place in _returned(again, answered)]
-        return Left([*missing, *(sent[place] for place in returned)], rejected)
+        waiting = {letters[sent[place]].queue for place in returned if parcels[place].exchange == ENTRY}
+        if waiting:  # the place to wait is half made still
+            self._lay_out()
+            self._prepare_delays(waiting)
+        there = {
+            queue
+            for queue in sorted({letters[sent[place]].queue for place in returned} - waiting)
+            if self._declares and self._declared(queue)
+        }
+        anew = [place for place in returned if letters[sent[place]].queue in there | waiting]
+        if anew:
+            again = [parcels[place] for place in anew]
+            answered, more = self._publish([], again, len(letters))
+            rejected += [sent[anew[place]] for place in answered.rejected]
+            refused |= {anew[place]: words for place, words in more.items()}
+            still = {anew[place] for place in _returned(again, answered)}
+            returned = [place for place in returned if place not in anew or place in still]
+        return Left(
+            [*missing, *(sent[place] for place in returned)],
+            rejected,
+            {sent[place]: words for place, words in refused.items()},
+        )
 
-    def _publish(self, parcels: Sequence[Parcel]) -> Answered:
-        return self._line.publish(parcels, self._confirm_seconds, patient=self._patient)
+    def _publish(
+        self, sent: list[int], parcels: Sequence[Parcel], count: int
+    ) -> tuple[Answered, dict[int, str]]:
+        """Publish; return what the server has said, and by place what it refuses.
+
+        `sent` and `count` are for a call that is given up; see `_under_way`.
+        """
+        try:
+            return self._line.publish(parcels, self._confirm_seconds, patient=self._patient), {}
+        except BrokerBlocked:
+            self._under_way = (sent, list(parcels) if sent else [], count)
+            raise
+        except Refusal as refusal:
+            if refusal.code != PRECONDITION_FAILED:
+                raise
+            return self._publish_singly(parcels, refusal.left, count)
+
+    def _publish_singly(
+        self, parcels: Sequence[Parcel], places: Sequence[int], count: int
+    ) -> tuple[Answered, dict[int, str]]:
+        """Publish each by itself: the server does not say which one it has closed the channel for."""
+        returned: set[tuple[str, str]] = set()
+        rejected: list[int] = []
+        refused: dict[int, str] = {}
+        for place in places:
+            try:
+                answered = self._line.publish([parcels[place]], self._confirm_seconds, patient=self._patient)
+            except BrokerBlocked:
+                self._under_way = ([], [], count)
+                raise
+            except Refusal as refusal:
+                if refusal.code != PRECONDITION_FAILED:
+                    raise
+                refused[place] = str(refusal)
+            else:
+                returned |= answered.returned
+                rejected += [place] * len(answered.rejected)
+        return Answered(returned, rejected, len(parcels)), refused
 
     def finish(self) -> Left | None:
         """Return what was not delivered in a call that raised BrokerBlocked; None: that is not known yet."""
@@ -171,8 +231,19 @@ class Outbox:
         self._under_way = None
         self._has_delays = False
 
-    def _declare(self, queue: str) -> None:
-        declare_part(self._line, Queue(queue, self._arguments.of(queue)))
+    def _declared(self, queue: str) -> bool:
+        """Declare a queue; return whether it is there then. One that we may not declare concerns no other."""
+        try:
+            declare_part(self._line, Queue(queue, self._arguments.of(queue)))
+        except Refusal as refusal:
+            logger.warning("RabbitMQ at %s: queue %s is not declared: %s", self._line.place, queue, refusal)
+            return False
+        return True
+
+    def _lay_out(self) -> None:
+        for part in layout(self._delayed_type):
+            declare_part(self._line, part)
+        self._has_delays = True
 
     def _prepare_delays(self, queues: set[str]) -> set[str]:
         """See that a message can wait, and comes to its queue then: unbound, it would be lost.
@@ -186,8 +257,7 @@ class Outbox:
             except Refusal as refusal:
                 if refusal.code != NOT_FOUND:
                     raise
-                for part in layout(self._delayed_type):
-                    declare_part(self._line, part)
+                self._lay_out()
             self._has_delays = True
         return {queue for queue in sorted(queues) if not self._bound(queue)}
 
@@ -196,11 +266,16 @@ class Outbox:
         try:
             declare_part(self._line, return_of(queue))
         except Refusal as refusal:
+            if refusal.code == ACCESS_REFUSED:
+                logger.warning("RabbitMQ at %s: queue %s is not bound: %s", self._line.place, queue, refusal)
+                return False
             if refusal.code != NOT_FOUND:
                 raise
-            if not self._declares:
+            if DELIVERY_EXCHANGE in str(refusal):  # whoever made the place to wait has not come to its end
+                self._lay_out()
+                return self._bound(queue)
+            if not (self._declares and self._declared(queue)):
                 return False
-            self._declare(queue)
             declare_part(self._line, return_of(queue))
         return True
 

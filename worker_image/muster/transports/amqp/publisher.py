@@ -14,7 +14,7 @@ from typing import Final
 import pika
 
 from muster.core.effects import Publication
-from muster.errors import BrokerUnavailable, MessageRejected, UnroutableMessage
+from muster.errors import BrokerRefused, BrokerUnavailable, MessageRejected, UnroutableMessage
 from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.line import Line
@@ -82,6 +82,12 @@ class AmqpPublisher:
                 raise UnroutableMessage(
                     f"RabbitMQ at {line.place} has no queue {names}, and {len(left.missing)} messages are "
                     "nowhere: declare it, by a TaskQueue or by a worker that consumes it"
+                )
+            if left.refused:
+                words = next(iter(left.refused.values()))
+                raise BrokerRefused(
+                    f"RabbitMQ at {line.place} does not take {len(left.refused)} of {len(publications)} "
+                    f"messages: {words}"
                 )
             if left.rejected:
                 raise MessageRejected(

@@ -90,6 +90,8 @@ class _Job(msgspec.Struct):
     letters: list[Letter]
     missing: list[Letter] = []
     rejected: int = 0
+    refused: list[tuple[Letter, str]] = []
+    """What the server does not take, and why."""
     waits: bool = False
     """The broker takes no messages now."""
 
@@ -162,6 +164,8 @@ class AmqpTransport:
         """Tag or token → which of its letters have been delivered."""
         self._under_way: list[tuple[str, int]] = []
         """(tag or token, place) of letters that were sent when the broker began to take no messages."""
+        self._returning: list[Pushed] = []
+        """What is given back by copies that have no answer yet, for the same reason."""
         self._early: OrderedDict[str, None] = OrderedDict()
         """Tags that were acknowledged early."""
         self._absent: dict[str, float] = {}
@@ -189,6 +193,8 @@ class AmqpTransport:
         if not (self._out.is_open and self._out.check()):
             self._out.open()
             self._outbox.forget()
+            returning, self._returning = self._returning, []
+            self._sent_back(returning, Left(range(len(returning))))
             self._paces.forget()
             self._paceless.clear()
             self._under_way = []
@@ -210,6 +216,7 @@ class AmqpTransport:
         """Be done with what the broker has given back: its connection has ended."""
         self._held.clear()
         self._waiting.clear()
+        self._returning.clear()
         self._counts.clear()
         self.consumer.forget()
 
@@ -273,12 +280,14 @@ class AmqpTransport:
             for job, _ in todo:
                 job.waits = True
             return
-        missing, rejected = set(left.missing), set(left.rejected)
+        missing, rejected, refused = set(left.missing), set(left.rejected), left.refused
         for number, (job, place) in enumerate(todo):
             if number in missing:
                 job.missing.append(job.letters[place])
             elif number in rejected:
                 job.rejected += 1
+            elif number in refused:
+                job.refused.append((job.letters[place], refused[number]))
             else:
                 self._remember(job.key, place)
 
@@ -292,6 +301,8 @@ class AmqpTransport:
         for number, (key, place) in enumerate(self._under_way):
             if number not in set(left.missing):
                 self._remember(key, place)
+        returning, self._returning = self._returning, []
+        self._sent_back(returning, left)
         self._under_way = []
         return True
 
@@ -308,7 +319,7 @@ class AmqpTransport:
         acked = settlement.verdict is Verdict.ACKED
         if pushed is None and not acked:
             return []
-        letters = _carried(settlement)
+        letters = self._carried(settlement)
         if pushed is not None:
             match settlement.verdict:
                 case Verdict.RETURN:
@@ -330,34 +341,63 @@ class AmqpTransport:
     def _settle(self, settlement: Settlement, pushed: Pushed | None, job: _Job) -> bool | None:
         """Return whether it was ours and is done; None: it has to be said again. Acknowledges nothing yet."""
         verdict = settlement.verdict
-        if job.missing and not job.waits:
-            self._without_queue(settlement, job)
+        if not job.waits:
+            self._bury_what_goes_nowhere(settlement, job)
+        undelivered = job.waits or job.rejected or job.missing or job.refused
         if verdict is Verdict.ACKED:
-            return None if job.waits or job.rejected or job.missing else True
+            return None if undelivered else True
         if pushed is None:
             return verdict is Verdict.ACK_EARLY and settlement.tag in self._early
-        if job.waits or job.rejected or job.missing:
+        if undelivered:
             if self._is_under_way(settlement.tag) or verdict not in {Verdict.RETURN, Verdict.REQUEUE}:
                 return None
             self.consumer.requeue([pushed])  # its own place takes it in any case
             self._let_go(settlement.tag)
         return True
 
-    def _without_queue(self, settlement: Settlement, job: _Job) -> None:
-        """Bury what is for a queue that is not there: a task has run and is not told, or its own is gone."""
-        orphans = [each for each in job.missing if each.queue != self._dead[settlement.queue].name]
-        if not orphans:
+    def _bury_what_goes_nowhere(self, settlement: Settlement, job: _Job) -> None:
+        """Bury what is for a queue that is not there, and what the server does not take.
+
+        A task has run and is not told, or its own queue is gone. Of what is too large the dead letter has no
+        body: it would be as large.
+        """
+        grave = self._dead[settlement.queue].name
+        orphans = [each for each in job.missing if each.queue != grave]
+        refused = [(each, words) for each, words in job.refused if each.queue != grave]
+        if not orphans and not refused:
             return
-        text = (
-            f"there is no queue {orphans[0].queue!r} for what comes of a message of queue {settlement.queue}"
-        )
-        logger.error("%s: %d messages go to its dead letters", text, len(orphans))
-        dead = self._place(settlement.queue)
-        headers = {REASON_HEADER: "UnroutableMessage", TEXT_HEADER: text, QUEUE_HEADER: settlement.queue}
-        buried = [Letter(dead, each.body, _changed(each.properties, headers)) for each in orphans]
-        left = self._outbox.send(buried)
-        if not left:
+        whose = f"for what comes of a message of queue {settlement.queue}"
+        buried = []
+        for each in orphans:
+            text = f"there is no queue {each.queue!r} {whose}"
+            buried.append(self._grave_of(settlement, "UnroutableMessage", text, each.body, each.properties))
+        for each, words in refused:
+            text = f"RabbitMQ does not take {len(each.body)} bytes {whose} to {each.queue!r}: {words}"
+            buried.append(self._grave_of(settlement, "MessageRefused", text, b"", each.properties))
+        if not self._outbox.send(buried):
             job.missing = [each for each in job.missing if each not in orphans]
+            job.refused = [each for each in job.refused if each not in refused]
+
+    def _grave_of(
+        self, settlement: Settlement, reason: str, text: str, body: bytes, properties: Any
+    ) -> Letter:
+        """Return the dead letter of something that comes of a message, and say so."""
+        logger.error("%s: it goes to its dead letters", text)
+        headers = {REASON_HEADER: reason, TEXT_HEADER: text, QUEUE_HEADER: settlement.queue}
+        return Letter(self._place(settlement.queue), body, _changed(properties, headers))
+
+    def _carried(self, settlement: Settlement) -> list[Letter]:
+        """Return what a task that has run publishes; what AMQP cannot carry is buried as it was written."""
+        letters = []
+        for publication in settlement.publish:
+            try:
+                letters.append(letter(publication))
+            except MalformedMessage as error:
+                text = f"what comes of a message of queue {settlement.queue} is not sent: {error}"
+                properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+                raw = publication.raw
+                letters.append(self._grave_of(settlement, "MalformedMessage", text, raw, properties))
+        return letters
 
     def _acknowledge(
         self, settlements: Sequence[Settlement], ours: Sequence[Pushed | None], settled: Sequence[bool | None]
@@ -544,6 +584,8 @@ class AmqpTransport:
         try:
             return self._out.count(queue) is not None
         except Refusal as refusal:
+            if refusal.code == NOT_FOUND:  # its node is away
+                return False
             raise BrokerUnavailable(f"RabbitMQ at {self._out.place}: queue {queue}: {refusal}") from None
 
     def _declare(self, queue: str, arguments: dict[str, Any]) -> bool:
@@ -554,6 +596,8 @@ class AmqpTransport:
                 )
             )
         except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return False
             raise BrokerUnavailable(f"RabbitMQ at {self._out.place}: queue {queue}: {refusal}") from None
         return True
 
@@ -639,13 +683,21 @@ class AmqpTransport:
 
     def _send_back(self, given: Sequence[Pushed], etas: Mapping[int, float]) -> None:
         """Give back what has not begun: as copies, which nothing marks; where that fails, as it is."""
-        try:
-            if not self._is_clear():
-                raise BrokerBlocked("what was sent before has no answer yet")
-            left = self._outbox.send([self._given_back(each, etas.get(each.number, 0.0)) for each in given])
-        except BrokerUnavailable:
-            left = Left(range(len(given)))
-        failed = {*left.missing, *left.rejected}
+        left = Left(range(len(given)))
+        if self._is_clear():
+            try:
+                left = self._outbox.send(
+                    [self._given_back(each, etas.get(each.number, 0.0)) for each in given]
+                )
+            except BrokerBlocked:  # the copies are on their way, and count when the alarm is over
+                self._returning = list(given)
+                return
+            except BrokerUnavailable:
+                logger.debug("what is given back goes as it is")
+        self._sent_back(given, left)
+
+    def _sent_back(self, given: Sequence[Pushed], left: Left) -> None:
+        failed = {*left.missing, *left.rejected, *left.refused}
         self.consumer.ack(each for place, each in enumerate(given) if place not in failed)
         self.consumer.requeue(each for place, each in enumerate(given) if place in failed)
         for each in given:
@@ -741,25 +793,14 @@ def _sendings(sendings: Sequence[Sending]) -> tuple[list[_Job], dict[str, str]]:
     return jobs, refused
 
 
-def _carried(settlement: Settlement) -> list[Letter]:
-    """Return what a task that has run publishes; what AMQP cannot carry is left out, and said."""
-    letters = []
-    for publication in settlement.publish:
-        try:
-            letters.append(letter(publication))
-        except MalformedMessage as error:
-            logger.error(  # noqa: TRY400 - where it was found says nothing
-                "what a task of queue %s publishes is not sent: %s", settlement.queue, error
-            )
-    return letters
-
-
 def _unsent(job: _Job) -> str | None:
     """Return why a task's own messages were not sent: empty when they have to wait, None when they were."""
     if job.waits:
         return ""
     if job.missing:
         return f"there is no queue {job.missing[0].queue!r}: declare it, or have a worker consume it"
+    if job.refused:
+        return f"RabbitMQ does not take it: {job.refused[0][1]}"
     if job.rejected:
         return "a queue is full and rejects it"
     return None
