@@ -59,6 +59,7 @@ def worker_settings(pool: WorkerPool, queues: Sequence[TaskQueue]) -> WorkerEnvi
             if queue.spec.message_ttl is not None or queue.spec.max_length is not None
         },
         declare_queues=False,  # the TaskQueues are there for that
+        create_missing_queues=False,
         drain_timeout_seconds=_seconds(spec.drain.timeout),
         result_expires_seconds=_seconds(spec.results.expires) if spec.results else None,
     )
@@ -78,7 +79,9 @@ def worker_env(
 
 def beat_env(namespace: str, *, broker: SecretView, results: SecretView | None = None) -> list[EnvVar]:
     """Return the `env` list of beat's container, sorted by name; `results` tell whether a task still runs."""
-    variables = [*_broker_env(broker), *_identity_env(), {"name": "MUSTER_BEAT_SCOPE", "value": namespace}]
+    settings = to_environment(WorkerEnvironment(create_missing_queues=False))  # as a worker's tasks have it
+    variables = [{"name": name, "value": value} for name, value in settings.items()]
+    variables += [*_broker_env(broker), *_identity_env(), {"name": "MUSTER_BEAT_SCOPE", "value": namespace}]
     if results is not None:
         variables += _results_env(results)
     return sorted(variables, key=lambda each: str(each["name"]))

@@ -37,6 +37,8 @@ class BeatOptions:
     broker_url: str
     """Empty: the application says it."""
     broker_ca_file: str
+    create_missing_queues: bool | None
+    """RabbitMQ: whether a queue that is not there is declared; None: the application says it."""
     result_url: str
     result_ca_file: str
     result_expires_seconds: float | None
@@ -74,6 +76,7 @@ def resolve(
         holder=environment.worker_id or unique,
         broker_url=broker_url,
         broker_ca_file=environment.broker_ca_file or "",
+        create_missing_queues=environment.create_missing_queues,
         result_url=command_line.result_url or environment.result_url or "",
         result_ca_file=environment.result_ca_file or "",
         result_expires_seconds=environment.result_expires_seconds,

@@ -110,6 +110,7 @@ def _load(options: BeatOptions) -> _Loaded:
 def _overrides(options: BeatOptions) -> dict[str, Any]:
     said: dict[str, Any] = {
         "broker_url": options.broker_url,
+        "task_create_missing_queues": options.create_missing_queues,
         "result_backend": options.result_url,
         "result_expires": options.result_expires_seconds,
     }

@@ -79,6 +79,7 @@ class WorkerEnvironment:
     dead_letters: Mapping[str, DeadLetter] = field(default_factory=dict)
     queue_limits: Mapping[str, QueueLimits] = field(default_factory=dict)
     declare_queues: bool | None = None
+    create_missing_queues: bool | None = None
     drain_timeout_seconds: float | None = None
     pool_name: str | None = None
     worker_id: str | None = None
@@ -275,6 +276,15 @@ VARIABLES: tuple[Variable, ...] = (
         form="true or false",
         note="On RabbitMQ: whether queues that it consumes and that are not there are declared, and those of "
         "their dead letters; else it waits for them, as TaskQueues declare them.",
+        write=lambda value: "true" if value else "false",
+        read=lambda text: _truth(text) == "true",
+    ),
+    Variable(
+        name="MUSTER_CREATE_MISSING_QUEUES",
+        field="create_missing_queues",
+        form="true or false",
+        note="On RabbitMQ: whether a queue that a task or beat sends to and that is not there is declared. "
+        "Absent: the application's task_create_missing_queues.",
         write=lambda value: "true" if value else "false",
         read=lambda text: _truth(text) == "true",
     ),

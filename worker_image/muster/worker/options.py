@@ -85,9 +85,9 @@ class WorkerOptions:
     delayed_delivery_type: str
     """RabbitMQ: of the queues in which messages wait for their time."""
     create_missing_queues: bool
+    """RabbitMQ: whether a queue that a task sends to and that is not there is declared."""
     queue_arguments: QueueArguments
     """With which arguments a queue is declared that is not there, on RabbitMQ."""
-    """RabbitMQ: whether a queue that a task sends to and that is not there is declared."""
     declare_queues: bool
     """RabbitMQ: whether a queue that it consumes and that is not there is declared, or waited for."""
     retry_on_startup: bool
@@ -161,7 +161,7 @@ class WorkerOptions:
     def overrides(self) -> dict[str, Any]:
         """Return what this worker was told over its application's head, as settings for `app.conf`.
 
-        Tasks that publish and the executor then go by the same broker and results as the worker.
+        Tasks that publish and the executor then go by the same broker, queues and results as the worker.
         """
         return {
             setting: getattr(self, name)
@@ -177,6 +177,7 @@ class WorkerOptions:
 
 _OVERRIDES = {
     "broker_url": "broker_url",
+    "create_missing_queues": "task_create_missing_queues",
     "result_backend": "result_backend",
     "result_expires_seconds": "result_expires",
 }

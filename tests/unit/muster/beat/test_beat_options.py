@@ -3,6 +3,7 @@
 import pytest
 
 from muster.beat.options import CommandLine, resolve
+from muster.beat.service import _load
 from muster.errors import ConfigurationError
 from muster.settings.environment import WorkerEnvironment
 
@@ -37,6 +38,15 @@ def test_the_command_line_wins():
     assert (options.scope, options.broker_url, options.result_url) == ("bank", OTHER, OTHER)
     assert (options.metrics_address, options.log_level, options.log_format) == (":2", "DEBUG", "json")
     assert options.holder == "x"
+
+
+@pytest.mark.parametrize(("said", "declares"), [(None, True), (False, False), (True, True)])
+def test_whether_a_missing_queue_is_declared(said, declares):
+    """By the environment, else as the application has it."""
+    environment = WorkerEnvironment(broker_url=URL, create_missing_queues=said)
+    app = _load(resolve(CommandLine(), environment, scope="shop", unique="x")).app
+    assert app.conf.task_create_missing_queues is declares
+    app.close()
 
 
 def test_with_an_application_the_broker_may_be_its_own():

@@ -53,6 +53,8 @@ environments = st.builds(
     prefetch=maybe(st.just("Auto") | st.integers(0, 10_000)),
     lease_seconds=maybe(seconds),
     reject_on_worker_lost=maybe(st.booleans()),
+    declare_queues=maybe(st.booleans()),
+    create_missing_queues=maybe(st.booleans()),
     soft_time_limit_seconds=maybe(seconds),
     time_limit_seconds=maybe(seconds),
     rate_limits=maps(names),
@@ -118,6 +120,7 @@ def test_the_forms():
             reject_on_worker_lost=True,
             rate_limits={"b": "1/s", "a": "100/m"},
             delivery_limits={"mail": 5},
+            create_missing_queues=False,
         )
     )
     assert written == {
@@ -131,6 +134,7 @@ def test_the_forms():
         "MUSTER_RATE_LIMITS": '{"a":"100/m","b":"1/s"}',
         "MUSTER_DELIVERY_LIMITS": '{"mail":5}',
         "MUSTER_DRAIN_TIMEOUT": "0.5",
+        "MUSTER_CREATE_MISSING_QUEUES": "false",
     }
 
 

@@ -232,6 +232,15 @@ def test_what_the_application_must_be_told():
     assert options().overrides() == {"broker_url": URL}
 
 
+def test_what_a_worker_may_not_declare_its_tasks_may_not_either():
+    """Both what it sends for them and what they send themselves, whatever the application says."""
+    found = options({}, {"create_missing_queues": False}, {"task_create_missing_queues": True})
+    assert found.create_missing_queues is False
+    assert found.overrides()["task_create_missing_queues"] is False
+    assert options({}, {}, {"task_create_missing_queues": False}).create_missing_queues is False
+    assert options().create_missing_queues is True
+
+
 def test_a_private_authority_joins_the_urls():
     """The certificates' file of the environment is part of a rediss:// URL."""
     found = options(

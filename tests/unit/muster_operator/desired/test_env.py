@@ -44,6 +44,13 @@ def test_what_the_manifest_does_not_say_is_not_set():
     }
 
 
+def test_neither_workers_nor_beat_declare_a_queue():
+    """On RabbitMQ a bare one would stand where the TaskQueue is to have another, until it is deleted."""
+    queues = [queue_of()]
+    for env in (worker_env(pool_of(), queues, broker=SECRET, results=None), beat_env("shop", broker=SECRET)):
+        assert {"name": "MUSTER_CREATE_MISSING_QUEUES", "value": "false"} in env
+
+
 def test_certificates_are_named_only_where_the_secret_has_them():
     """A file that is not there would be an error of ours."""
     names = {each["name"] for each in worker_env(pool_of(), [queue_of()], broker=SECRET, results=SECRET)}
