@@ -36,7 +36,7 @@ from muster.transports.amqp import suspects
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.consumer import Consumer, Pushed, is_suspect
 from muster.transports.amqp.kept import KEEP_AFTER_SECONDS, Keeper
-from muster.transports.amqp.line import Line, Parcel, Refusal
+from muster.transports.amqp.line import NOT_FOUND, Line, Parcel, Refusal
 from muster.transports.amqp.mailbox import Mailbox
 from muster.transports.amqp.names import (
     KEPT_HEADER,
