@@ -22,6 +22,7 @@ from muster.transports.schedules.base import Advance, Changed, Done, NotLeader, 
 from muster.wire.message import pack
 from muster.wire.schedule import RunRecord, ScheduleEntry
 from muster.wire.schedule_log import log_of
+from rabbitmq import RabbitMQServer
 from waiting import wait_for
 
 pytestmark = pytest.mark.servers
@@ -302,6 +303,29 @@ def test_a_message_that_amqp_cannot_carry_refuses_its_own_tick_only(rabbitmq):
         assert done == Done()
         assert store.runs(["a", "b"]) == {"b": record(2)}
     assert sent(rabbitmq) == ["u-2"]
+
+
+def test_a_message_that_the_server_does_not_take_refuses_its_own_tick_only():
+    """One that is too large is not taken for sent; what goes with it is."""
+    with RabbitMQServer("max_message_size = 50000\n") as server, server.virtual_host() as host:
+        host.declare("mail")
+        with opened(host.url) as store:
+            store.put([entry("a"), entry("b")])
+            term = led(store)
+            large = pack(
+                headers={"task": "shop.tick", "id": "u-1"},
+                body="x" * 100_000,
+                queue="mail",
+                task_id="u-1",
+                delivery_tag="1",
+            )
+            steps = [tick(store, 1, uid="a", raw=large), tick(store, 2, uid="b")]
+            refused, done = store.advance(term, steps)
+            assert isinstance(refused, Refused)
+            assert "larger than configured max size" in refused.reason
+            assert done == Done()
+            assert store.runs(["a", "b"]) == {"a": RunRecord(), "b": record(2)}
+        assert set(sent(host)) == {"u-2"}
 
 
 @pytest.mark.parametrize(("right", "scope"), [("configure", "celery_delayed_"), ("write", "amq.default")])

@@ -333,6 +333,8 @@ class AmqpSchedules:
         for place in {*left.rejected, *left.missing}:
             one, each = sent[place]
             refused[one.uid] = f"RabbitMQ at {self._up.place} rejects it: queue {each.queue!r} is full"
+        for place, words in left.refused.items():
+            refused[sent[place][0].uid] = f"RabbitMQ at {self._up.place} does not take it: {words}"
         # from here on it is known of each tick whether its queue has it
         if sent:
             self._append(Record(sure=True, runs={uid: before[uid] for uid in refused if uid in before}))
