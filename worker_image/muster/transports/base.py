@@ -277,7 +277,7 @@ class Observer(Protocol):
     """Queue → its dead-letter place, by default `<queue>.dead`; may be set anew between two calls."""
 
     def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:
-        """Return the depth of each queue, in one round trip."""
+        """Return the depth of each queue, in one round trip; one that cannot be read now is left out."""
 
     def reports(self, pool: str, *, max_age_seconds: float) -> list[tuple[float, bytes]]:
         """Return (age in seconds, report) of the pool's workers heard of within `max_age_seconds`."""

@@ -6,20 +6,24 @@ observer calls `counts`.
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from muster.transports.amqp.line import ANSWER_SECONDS, NOT_FOUND, Line, Refusal, SideChannel
+from muster.transports.amqp.line import ACCESS_REFUSED, ANSWER_SECONDS, Line, Refusal, SideChannel
 
 AT_ONCE: Final = 16
 FEW: Final = 64
 """So few are asked for on the line's own channel: more channels cost round trips of their own."""
 
 
-def counts(line: Line, queues: Iterable[str]) -> dict[str, int | None]:
-    """Return how many messages are ready in each queue; None: there is no such queue. Raises Refusal."""
+Counted: TypeAlias = int | Refusal | None
+"""How many messages are ready in a queue, or why that cannot be said; None: there is no such queue."""
+
+
+def counts(line: Line, queues: Iterable[str]) -> dict[str, Counted]:
+    """Return what is known of each queue. Raises Refusal where the server lets us ask for none."""
     names = list(dict.fromkeys(queues))
     if len(names) <= FEW:
-        return {name: line.count(name) for name in names}
+        return {name: _count(line, name) for name in names}
     counting = _Counting(names)
     sides: list[SideChannel] = []
     try:
@@ -40,12 +44,21 @@ def counts(line: Line, queues: Iterable[str]) -> dict[str, int | None]:
     return counting.found
 
 
+def _count(line: Line, queue: str) -> Counted:
+    try:
+        return line.count(queue)
+    except Refusal as refusal:
+        if refusal.code == ACCESS_REFUSED:
+            raise
+        return refusal
+
+
 class _Counting:
     """What is left to ask, what has been answered, and which channel asks for which queue."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.left = deque(names)
-        self.found: dict[str, int | None] = {}
+        self.found: dict[str, Counted] = {}
         self.asking: dict[SideChannel, str] = {}
 
     def ask(self, side: SideChannel) -> None:
@@ -65,8 +78,8 @@ class _Counting:
         return [side for side in self.asking if not side.is_open]
 
     def missed(self, side: SideChannel) -> None:
-        """Take note of a queue that is not there. Raises Refusal when it is something else."""
+        """Take note of a queue that is not there, or cannot be read. Raises Refusal as `counts` does."""
         queue, refusal = self.asking.pop(side), side.refusal
-        if refusal is None or refusal.code != NOT_FOUND:
+        if refusal is None or refusal.code == ACCESS_REFUSED:
             raise refusal or Refusal(0, f"the channel was closed when queue {queue} was asked for")
-        self.found[queue] = None
+        self.found[queue] = None if refusal.is_absence else refusal

@@ -83,6 +83,11 @@ class Refusal(Exception):
         self.code = code
         self.left: Sequence[int] = ()
 
+    @property
+    def is_absence(self) -> bool:
+        """Whether there is no such queue. One whose node is away is not found either, with its messages."""
+        return self.code == NOT_FOUND and str(self).startswith("NOT_FOUND - no queue ")
+
 
 class Line:
     """See the module. Not thread-safe. Its methods raise BrokerUnavailable when the server is away.
@@ -316,11 +321,14 @@ class Line:
             raise BrokerUnavailable(f"RabbitMQ at {self.place} is not connected")
 
     def count(self, queue: str) -> int | None:
-        """Return how many messages are ready in a queue; None: there is no such queue. Raises Refusal."""
+        """Return how many messages are ready in a queue; None: there is no such queue. Raises Refusal.
+
+        That of a queue whose node is away has the same code, see `Refusal.is_absence`.
+        """
         try:
             answer = self.ask(lambda done: self._channel.queue_declare(queue, passive=True, callback=done))
         except Refusal as refusal:
-            if refusal.code == NOT_FOUND:
+            if refusal.is_absence:
                 return None
             raise
         return int(answer.method.message_count)

@@ -6,6 +6,7 @@ oldest message is estimated. What waits for its time stands in Celery's delayed 
 for: nobody can say whose it is, only whether there is any.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -24,6 +25,8 @@ from muster.transports.amqp.names import CONTROL, REPORTS, REVOKED
 from muster.transports.base import QueueDepth, ServerFacts
 from muster.wire.report import WorkerReport
 from muster.wire.report import decode as decode_report
+
+logger = logging.getLogger("muster.transport")
 
 HEARTBEAT_SECONDS: Final = 60
 ANSWER_SECONDS: Final = 10.0
@@ -52,13 +55,19 @@ class AmqpObserver:
         self._taken: dict[str, int] = {}
         """Queue → messages that workers have taken since we have first heard of each."""
         self._flows: dict[str, flow.Flow] = {}
+        self._unread: set[str] = set()
+        """Queues that could not be read when we looked last."""
         self._extra_runs: dict[tuple[str, str, str], int] = {}
         """Of workers that are gone."""
 
     # what stands in queues
 
     def depths(self, queues: Sequence[str], *, horizon_seconds: float) -> dict[str, QueueDepth]:  # noqa: ARG002
-        """Return the depth of each queue; one that is not there is empty. `due` is not known, and 0."""
+        """Return the depth of each queue; one that is not there is empty. `due` is not known, and 0.
+
+        A queue whose node is away, or that of its dead letters, is left out: nobody can say what is in it.
+        Raises BrokerUnavailable when that holds for each.
+        """
         if not queues:
             return {}
         self._listen()
@@ -66,11 +75,22 @@ class AmqpObserver:
         held = self._held()
         self._flows = {queue: self._flows[queue] for queue in queues if queue in self._flows}
         dead = {queue: self.dead_letters.get(queue, f"{queue}.dead") for queue in queues}
-        counted = self._counts([*queues, *dead.values()])
+        counted, unread = self._counts([*queues, *dead.values()])
+        readable = [queue for queue in queues if queue in counted and dead[queue] in counted]
+        self._note_unread(unread)
+        if not readable:
+            raise self._error(next(iter(unread.values())))
         return {
             queue: self._depth(queue, counted[queue], counted[dead[queue]], waiting, held.get(queue, (0, 0)))
-            for queue in queues
+            for queue in readable
         }
+
+    def _note_unread(self, unread: Mapping[str, Refusal]) -> None:
+        """Say once of each queue that it cannot be read, and why."""
+        for queue, refusal in unread.items():
+            if queue not in self._unread:
+                logger.warning("queue %s cannot be read: %s", queue, self._error(refusal))
+        self._unread = set(unread)
 
     def _depth(
         self, queue: str, ready: int, dead: int, waiting: int | None, held: tuple[int, int]
@@ -90,11 +110,15 @@ class AmqpObserver:
             oldest=flow.age(followed, now),
         )
 
-    def _counts(self, queues: Iterable[str]) -> dict[str, int]:
+    def _counts(self, queues: Iterable[str]) -> tuple[dict[str, int], dict[str, Refusal]]:
+        """Return how much is in each queue, and why that cannot be said of others."""
         try:
-            return {queue: count or 0 for queue, count in counts(self._line, queues).items()}
+            found = counts(self._line, queues)
         except Refusal as refusal:
             raise self._error(refusal) from None
+        unread = {queue: count for queue, count in found.items() if isinstance(count, Refusal)}
+        counted = {queue: count or 0 for queue, count in found.items() if not isinstance(count, Refusal)}
+        return counted, unread
 
     def _nothing_waits(self) -> bool:
         line = self._line
@@ -104,7 +128,8 @@ class AmqpObserver:
             if refusal.code == NOT_FOUND:
                 return True
             raise self._error(refusal) from None
-        return not any(self._counts(level_name(level) for level in range(LEVELS)).values())
+        counted, unread = self._counts(level_name(level) for level in range(LEVELS))
+        return not unread and not any(counted.values())
 
     def _held(self) -> dict[str, tuple[int, int]]:
         """Return (claimed, running) by queue, as workers said lately."""
@@ -235,7 +260,10 @@ class AmqpObserver:
         """Remove a queue that nobody consumes and its dead letters, if nothing of either is left."""
         self._open()
         names = (queue, dead_letter)
-        if any(self._counts(names).values()):
+        counted, unread = self._counts(names)
+        if unread:
+            raise self._error(next(iter(unread.values())))
+        if any(counted.values()):
             return False
         try:
             for name in names:

@@ -1,0 +1,78 @@
+"""Two nodes of a real RabbitMQ, one of which is away with the classic queues that live on it."""
+
+import contextlib
+
+import pytest
+
+from brokers import OnRabbitMQ, message
+from muster.errors import BrokerUnavailable
+from muster.transports.amqp.line import NOT_FOUND, Refusal
+from muster.transports.amqp.observer import AmqpObserver
+from rabbitmq import RabbitMQServer
+from waiting import wait_for
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def pair():
+    """A node that stays, and one that is to go."""
+    with RabbitMQServer() as stays, RabbitMQServer(beside=stays) as goes:
+        wait_for(
+            lambda: sum(node["running"] for node in stays.api("GET", "nodes")) == 2, what="two nodes as one"
+        )
+        yield stays, goes
+
+
+def test_a_queue_whose_node_is_away_is_not_taken_for_empty(pair, caplog):
+    """It is left out, which is told once, and others are read; alone it is an outage, in RabbitMQ's words."""
+    stays, goes = pair
+    with stays.virtual_host() as here:
+        there = type(here)(goes, here.name)
+        for host, queue in ((here, "mail"), (there, "far"), (here, "half"), (there, "half.dead")):
+            with contextlib.closing(OnRabbitMQ(host)) as broker:
+                broker.declare(queue)
+                broker.publish(message("1"), queue=queue)
+        goes.kill9()
+        wait_for(lambda: not stays.api("GET", f"nodes/{goes.node}")["running"], what="the end of the node")
+        with contextlib.closing(AmqpObserver(here.url)) as observer:
+            many = [f"absent-{number}" for number in range(70)]  # these are asked for in another way
+            for queues in (["mail", "far", "half", "absent"], ["mail", "far", "half", *many]):
+                found = observer.depths(queues, horizon_seconds=0)
+                assert set(found) == set(queues) - {"far", "half"}
+                assert {queue: depth.ready for queue, depth in found.items() if depth.ready} == {"mail": 1}
+            assert [each.message.split()[:2] for each in caplog.records] == [
+                ["queue", "far"],
+                ["queue", "half.dead"],
+            ]
+            with pytest.raises(BrokerUnavailable, match=r"home node .* is down or inaccessible"):
+                observer.depths(["far"], horizon_seconds=0)
+            with pytest.raises(BrokerUnavailable, match=r"home node .* is down or inaccessible"):
+                observer.remove_queue("far", "far.dead")
+
+
+def test_what_waits_is_not_known_while_a_node_is_away(pair):
+    """Messages may stand in those of Celery's delayed queues that nobody can read now."""
+    stays, goes = pair
+    with stays.virtual_host() as here:
+        broker = OnRabbitMQ(type(here)(goes, here.name))
+        broker.declare("mail")
+        broker.publish(message("1"), eta=broker.now() + 1000)
+        broker.close()
+        here.declare("other")
+        goes.kill9()
+        wait_for(lambda: not stays.api("GET", f"nodes/{goes.node}")["running"], what="the end of the node")
+        with contextlib.closing(AmqpObserver(here.url)) as observer:
+            assert observer.depths(["other"], horizon_seconds=0)["other"].waiting is None
+
+
+def test_no_queue_and_no_node_are_told_apart():
+    """AMQP has one code for both."""
+    for text, absent in (
+        ("NOT_FOUND - no queue 'mail' in vhost '/'", True),
+        (
+            "NOT_FOUND - home node 'a@b' of durable queue 'no queue' in vhost '/' is down or inaccessible",
+            False,
+        ),
+    ):
+        assert Refusal(NOT_FOUND, text).is_absence is absent
