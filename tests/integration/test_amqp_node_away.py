@@ -4,11 +4,14 @@ import contextlib
 
 import pytest
 
-from brokers import OnRabbitMQ, message
+from brokers import OnRabbitMQ, claim, ids, message
 from muster.errors import BrokerUnavailable
 from muster.transports.amqp.line import NOT_FOUND, Refusal
 from muster.transports.amqp.observer import AmqpObserver
+from muster.transports.base import Tick
 from rabbitmq import RabbitMQServer
+from resources import task_queue
+from virtual_hosts import story
 from waiting import wait_for
 
 pytestmark = pytest.mark.servers
@@ -64,6 +67,44 @@ def test_what_waits_is_not_known_while_a_node_is_away(pair):
         wait_for(lambda: not stays.api("GET", f"nodes/{goes.node}")["running"], what="the end of the node")
         with contextlib.closing(AmqpObserver(here.url)) as observer:
             assert observer.depths(["other"], horizon_seconds=0)["other"].waiting is None
+
+
+def test_a_worker_goes_on_with_its_other_queues(pair):
+    """What it cannot consume is waited for."""
+    stays, goes = pair
+    with stays.virtual_host() as here:
+        for host, queue in ((here, "mail"), (type(here)(goes, here.name), "far")):
+            with contextlib.closing(OnRabbitMQ(host)) as broker:
+                broker.declare(queue)
+                broker.publish(message(queue), queue=queue)
+        goes.kill9()
+        wait_for(lambda: not stays.api("GET", f"nodes/{goes.node}")["running"], what="the end of the node")
+        with contextlib.closing(OnRabbitMQ(here)) as broker:
+            transport = broker.transport("mail", "far")
+            assert ids(wait_for(lambda: claim(transport, 1), what="the message")) == ["mail"]
+            transport.tick(Tick())
+
+
+def test_its_task_queue_says_that_it_cannot_be_read(pair):
+    """The others of the virtual host are Ready; so is it when the node is back."""
+    stays, goes = pair
+    with stays.virtual_host() as here:
+        with contextlib.closing(OnRabbitMQ(type(here)(goes, here.name))) as broker:
+            broker.declare("far")
+
+        async def told(keeper):
+            keeper.secrets.put(url=here.url, managementUrl=stays.management_url)
+            for name in ("far", "near"):
+                keeper.put(task_queue(name, type="Classic"))
+                await keeper.until_condition(name, "Ready", "True", "AsDeclared")
+            goes.kill9()
+            said = await keeper.until_condition("far", "Ready", "False", "BrokerError")
+            assert "queue far: the node of RabbitMQ that it lives on is away" in said
+            assert keeper.condition("near", "Ready")[0] == "True"
+            goes.start()
+            await keeper.until_condition("far", "Ready", "True", "AsDeclared")
+
+        story(told)
 
 
 def test_no_queue_and_no_node_are_told_apart():

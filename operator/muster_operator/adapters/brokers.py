@@ -299,10 +299,20 @@ class _Poller:
             if len(names) > 1:
                 alone = [self._read_queues(observer, [name], now) for name in names]
                 return {name: reading for one in alone for name, reading in one.items()}
-            before = self.view.queues.get(names[0])
-            since = before.at if isinstance(before, Unknown) and before.reason == Reason.BROKER_ERROR else now
-            return {names[0]: Unknown(reason=Reason.BROKER_ERROR, at=since, message=str(error))}
-        return {name: Known(value=queue_reading(depth), at=now) for name, depth in depths.items()}
+            return {names[0]: self._unread(names[0], str(error), now)}
+        away = "the node of RabbitMQ that it lives on is away, and what is in it is not known"
+        return {
+            name: Known(value=queue_reading(depths[name]), at=now)
+            if name in depths
+            else self._unread(name, away, now)
+            for name in names
+        }
+
+    def _unread(self, queue: str, message: str, now: datetime) -> Unknown:
+        """Return the reading of a queue that the broker does not tell of, since when it has been so."""
+        before = self.view.queues.get(queue)
+        since = before.at if isinstance(before, Unknown) and before.reason == Reason.BROKER_ERROR else now
+        return Unknown(reason=Reason.BROKER_ERROR, at=since, message=message)
 
     def _read_scope(self, scope: str, now: datetime) -> Reading[ScopeView]:
         store = self._stores.get(scope)
