@@ -4,18 +4,20 @@ The task that it comes of has run. So its message is acknowledged, what it and o
 and what goes nowhere is in the dead letters of the queue, with the reason.
 """
 
+import json
 from collections import Counter
 
 import kombu
 import pytest
 
-from brokers import OnRabbitMQ, claim, ids, message, settle
+from brokers import POOL, OnRabbitMQ, claim, ids, message, settle
 from muster.core.effects import Publication
 from muster.errors import BrokerRefused
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.delayed import ENTRY, LEVELS, Exchange, Queue, layout
 from muster.transports.amqp.line import Line
 from muster.transports.amqp.outbox import declare_part
+from muster.transports.amqp.transport import AmqpTransport
 from muster.transports.base import Sending, Settlement, Tick, Turn, Verdict
 from muster.wire.message import pack, peek
 from rabbitmq import RabbitMQServer
@@ -146,6 +148,71 @@ def test_a_message_that_is_too_large_costs_no_other(small):
     assert (reason, queue, body) == ("MessageRefused", "mail", b"")
     assert "bytes" in text
     assert transport.turn(Turn(claim=5)).deliveries == []
+
+
+@pytest.mark.parametrize("declares", [True, False])
+def test_what_is_too_large_and_has_no_queue_either_is_buried_once(small, small_server, declares):
+    """Beside a small one for the same queue, which nobody may declare: each is in the dead letters, once."""
+    user, host = "no-typo", small.virtual_host.name
+    small_server.api("PUT", f"users/{user}", password="right", tags="")
+    small_server.api(
+        "PUT", f"permissions/{host}/{user}", configure="^(mail|muster|amq)", write=".*", read=".*"
+    )
+    small.publish(message("1"))
+    transport = AmqpTransport(
+        small_server.url(host, user, "right"),
+        queues=["mail"],
+        worker="one",
+        pool=POOL,
+        lease_seconds=60,
+        dead_letters={},
+        create_missing_queues=declares,
+    )
+    [delivery] = wait_for(lambda: transport.turn(Turn(claim=1)).deliveries, what="the message")
+    nowhere = [Publication("typo", message("2")), Publication("typo", large())]
+    assert settle(transport, delivery, Verdict.ACK, publish=nowhere)
+    transport.close()
+    reasons = [reason for reason, *_ in small.dead("mail.dead")]
+    assert sorted(reasons) == ["MessageRefused", "UnroutableMessage"]
+    small_server.api("DELETE", f"users/{user}")
+
+
+def test_how_large_a_message_may_be_is_learnt(small):
+    """The first that is too large costs a channel, and those beside it may come twice; the next does not."""
+    transport = small.transport()
+    for number in range(2):
+        sendings = [
+            Sending(
+                f"{number}-{place}", [Publication("other", large() if place == 5 else message(str(place)))]
+            )
+            for place in range(10)
+        ]
+        assert set(transport.turn(Turn(send=sendings)).unsent) == {f"{number}-5"}
+        if number == 0:
+            assert there(small, "other") == {str(place) for place in range(10) if place != 5}
+    assert len(small.virtual_host.messages("other")) == 9
+
+
+def test_a_dead_letter_outlives_the_message_that_it_is_made_of(broker):
+    """It was to expire in a second; who looks for it comes later."""
+    broker.publish(message("1"))
+    transport = AmqpTransport(
+        broker.url,
+        queues=["mail"],
+        worker="one",
+        pool=POOL,
+        lease_seconds=60,
+        dead_letters={},
+        create_missing_queues=False,
+    )
+    [delivery] = wait_for(lambda: transport.turn(Turn(claim=1)).deliveries, what="the message")
+    envelope = json.loads(message("2"))
+    envelope["properties"]["expiration"] = "1000"
+    nowhere = [Publication("nowhere", json.dumps(envelope).encode())]
+    assert settle(transport, delivery, Verdict.ACK, publish=nowhere)
+    [dead] = broker.virtual_host.messages("mail.dead")
+    assert "expiration" not in dead["properties"]
+    transport.close()
 
 
 def test_a_client_is_told_that_its_message_is_too_large(small):

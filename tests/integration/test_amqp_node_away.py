@@ -1,14 +1,18 @@
 """Two nodes of a real RabbitMQ, one of which is away with the classic queues that live on it."""
 
 import contextlib
+import time
 
 import pytest
 
-from brokers import OnRabbitMQ, claim, ids, message
-from muster.errors import BrokerUnavailable
+from brokers import POOL, OnRabbitMQ, claim, ids, message
+from muster.core.effects import Publication
+from muster.errors import BrokerUnavailable, MessageRejected
 from muster.transports.amqp.line import NOT_FOUND, Refusal
 from muster.transports.amqp.observer import AmqpObserver
-from muster.transports.base import Tick
+from muster.transports.amqp.publisher import AmqpPublisher
+from muster.transports.amqp.transport import AmqpTransport
+from muster.transports.base import Settlement, Tick, Turn, Verdict
 from rabbitmq import RabbitMQServer
 from resources import task_queue
 from virtual_hosts import story
@@ -83,6 +87,45 @@ def test_a_worker_goes_on_with_its_other_queues(pair):
             transport = broker.transport("mail", "far")
             assert ids(wait_for(lambda: claim(transport, 1), what="the message")) == ["mail"]
             transport.tick(Tick())
+
+
+@pytest.mark.parametrize("declares", [True, False])
+@pytest.mark.parametrize("eta", [0, 60])
+def test_what_is_sent_to_it_is_kept_and_sent_when_it_is_back(pair, declares, eta):
+    """It is no queue that is missing: nothing is buried, and a client hears of an outage that passes."""
+    stays, goes = pair
+    with stays.virtual_host() as here:
+        with contextlib.closing(OnRabbitMQ(type(here)(goes, here.name))) as broker:
+            broker.declare("far")
+        here.declare("mail", **{"x-queue-type": "classic"})
+        here.declare("mail.dead", **{"x-queue-type": "classic"})
+        publisher = AmqpPublisher(here.url, delayed_type="classic", create_missing_queues=declares)
+        publisher.publish([Publication("mail", message("1"))])
+        goes.kill9()
+        wait_for(lambda: not stays.api("GET", f"nodes/{goes.node}")["running"], what="the end of the node")
+        transport = AmqpTransport(
+            here.url,
+            queues=["mail"],
+            worker="one",
+            pool=POOL,
+            lease_seconds=60,
+            dead_letters={},
+            delayed_type="classic",
+            create_missing_queues=declares,
+        )
+        [delivery] = wait_for(lambda: claim(transport, 1), what="the message")
+        far = Publication("far", message("2"), 0, time.time() + eta if eta else 0)
+        settlement = Settlement(tag=delivery.tag, queue="mail", verdict=Verdict.ACK, publish=[far])
+        assert list(transport.turn(Turn(settle=[settlement])).settled) == [None]
+        with pytest.raises(MessageRejected, match="the node that it lives on is away"):
+            publisher.publish([far])
+        publisher.close()
+        assert here.messages("mail.dead") == []
+        goes.start()
+        wait_for(
+            lambda: list(transport.turn(Turn(settle=[settlement])).settled) == [True], what="the queue's node"
+        )
+        transport.close()
 
 
 def test_its_task_queue_says_that_it_cannot_be_read(pair):

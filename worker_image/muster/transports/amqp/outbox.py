@@ -5,7 +5,10 @@ comes to its queue afterwards, and declares queues that are missing, where it ma
 that no queue takes is its caller's business.
 """
 
+import enum
 import logging
+import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -42,6 +45,8 @@ from muster.wire.errors import MalformedMessage
 logger = logging.getLogger("muster.transport")
 
 LONGEST_NAME_BYTES: Final = 255
+_LARGEST: Final = re.compile(r"is larger than configured max size (\d+)")
+NOTHING: Final = Answered(set(), [], 0)
 CONFIRM_SECONDS: Final = 10.0
 """How long a call waits for its confirms, and for a server that takes no messages now."""
 
@@ -56,13 +61,20 @@ class Letter(msgspec.Struct, frozen=True):
     eta: float = 0.0
 
 
+class Trouble(enum.Enum):
+    """Why a message comes to no queue."""
+
+    MISSING = "there is no such queue"
+    AWAY = "the node that it lives on is away"
+
+
 class Left(msgspec.Struct, frozen=True):
     """What could not be delivered, by place in what was sent; all else has been confirmed."""
 
     missing: Sequence[int] = ()
     """There is no such queue."""
     rejected: Sequence[int] = ()
-    """The queue is full."""
+    """The queue is full, or its node is away."""
     refused: Mapping[int, str] = {}
     """The server does not take such a message, ever, with its words: it is too large, mostly."""
 
@@ -121,6 +133,8 @@ class Outbox:
         self._patient = patient
         self._has_delays = False
         """Whether the place to wait was there when we looked last."""
+        self._largest: float = math.inf
+        """How many bytes a message may have, as far as the server has said so."""
         self._under_way: tuple[list[int], list[Parcel], int] | None = None
         """Of a call that was given up: which letters were sent, as what, and of how many in all."""
 
@@ -144,36 +158,52 @@ class Outbox:
 
     def _send(self, letters: Sequence[Letter]) -> Left:
         now = time.time()
-        late = {each.queue for each in letters if each.eta > now}
-        gone = self._prepare_delays(late) if late else set()
-        sent = [number for number, each in enumerate(letters) if each.queue not in gone or each.eta <= now]
-        missing = [number for number in range(len(letters)) if number not in set(sent)] if gone else []
+        refused = {
+            number: f"{len(each.body)} bytes are more than the {self._largest} that it is configured to take"
+            for number, each in enumerate(letters)
+            if len(each.body) > self._largest
+        }
+        trouble = self._prepare_delays({each.queue for each in letters if each.eta > now})
+        kept = {
+            number: trouble[each.queue]
+            for number, each in enumerate(letters)
+            if each.eta > now and each.queue in trouble and number not in refused
+        }
+        sent = [number for number in range(len(letters)) if number not in kept and number not in refused]
         parcels = [_parcel(letters[number], now) for number in sent]
-        answered, refused = self._publish(sent, parcels, len(letters))
-        returned = _returned(parcels, answered)
+        answered, odd = self._publish(sent, parcels, len(letters))
+        returned = [place for place in _returned(parcels, answered) if place not in odd]
         rejected = [sent[place] for place in answered.rejected]
-        waiting = {letters[sent[place]].queue for place in returned if parcels[place].exchange == ENTRY}
+        if returned:
+            found = self._look_for(
+                {letters[sent[place]].queue for place in returned},
+                {letters[sent[place]].queue for place in returned if parcels[place].exchange == ENTRY},
+            )
+            anew = [place for place in returned if found[letters[sent[place]].queue] is None]
+            kept |= {sent[p]: why for p in returned if (why := found[letters[sent[p]].queue]) is not None}
+            again = [parcels[place] for place in anew]
+            answered, more = self._publish([], again, len(letters)) if again else (NOTHING, {})
+            rejected += [sent[anew[place]] for place in answered.rejected]
+            odd |= {anew[place]: words for place, words in more.items()}
+            kept |= {sent[anew[p]]: Trouble.MISSING for p in _returned(again, answered) if p not in more}
+        return Left(
+            [number for number, why in kept.items() if why is Trouble.MISSING],
+            [*rejected, *(number for number, why in kept.items() if why is Trouble.AWAY)],
+            refused | {sent[place]: words for place, words in odd.items()},
+        )
+
+    def _look_for(self, queues: set[str], waiting: set[str]) -> dict[str, Trouble | None]:
+        """Return of each queue to which something did not come why it is so; None: it may be sent again.
+
+        `waiting`: those of them for which it was to wait first.
+        """
         if waiting:  # the place to wait is half made still
             self._lay_out()
-            self._prepare_delays(waiting)
-        there = {
-            queue
-            for queue in sorted({letters[sent[place]].queue for place in returned} - waiting)
-            if self._declares and self._declared(queue)
-        }
-        anew = [place for place in returned if letters[sent[place]].queue in there | waiting]
-        if anew:
-            again = [parcels[place] for place in anew]
-            answered, more = self._publish([], again, len(letters))
-            rejected += [sent[anew[place]] for place in answered.rejected]
-            refused |= {anew[place]: words for place, words in more.items()}
-            still = {anew[place] for place in _returned(again, answered)}
-            returned = [place for place in returned if place not in anew or place in still]
-        return Left(
-            [*missing, *(sent[place] for place in returned)],
-            rejected,
-            {sent[place]: words for place, words in refused.items()},
-        )
+        trouble = self._prepare_delays(waiting)
+        found: dict[str, Trouble | None] = {queue: trouble.get(queue) for queue in waiting}
+        for queue in sorted(queues - waiting):
+            found[queue] = self._declared(queue) if self._declares else self._asked(queue)
+        return found
 
     def _publish(
         self, sent: list[int], parcels: Sequence[Parcel], count: int
@@ -209,6 +239,8 @@ class Outbox:
                 if refusal.code != PRECONDITION_FAILED:
                     raise
                 refused[place] = str(refusal)
+                if found := _LARGEST.search(str(refusal)):  # the next one costs nobody its channel
+                    self._largest = int(found[1])
             else:
                 returned |= answered.returned
                 rejected += [place] * len(answered.rejected)
@@ -231,26 +263,33 @@ class Outbox:
         self._under_way = None
         self._has_delays = False
 
-    def _declared(self, queue: str) -> bool:
-        """Declare a queue; return whether it is there then. One that we may not declare concerns no other."""
+    def _declared(self, queue: str) -> Trouble | None:
+        """Declare a queue; return why it is not there then. One that we may not declare concerns no other."""
         try:
             declare_part(self._line, Queue(queue, self._arguments.of(queue)))
         except Refusal as refusal:
             logger.warning("RabbitMQ at %s: queue %s is not declared: %s", self._line.place, queue, refusal)
-            return False
-        return True
+            return Trouble.AWAY if refusal.code == NOT_FOUND else Trouble.MISSING
+        return None
+
+    def _asked(self, queue: str) -> Trouble | None:
+        """Return why a queue is not there, which we do not declare; None: it has come meanwhile."""
+        try:
+            return Trouble.MISSING if self._line.count(queue) is None else None
+        except Refusal as refusal:
+            return Trouble.AWAY if refusal.code == NOT_FOUND else Trouble.MISSING
 
     def _lay_out(self) -> None:
         for part in layout(self._delayed_type):
             declare_part(self._line, part)
         self._has_delays = True
 
-    def _prepare_delays(self, queues: set[str]) -> set[str]:
+    def _prepare_delays(self, queues: set[str]) -> dict[str, Trouble]:
         """See that a message can wait, and comes to its queue then: unbound, it would be lost.
 
-        Returns the queues that are not there.
+        Returns why some queues cannot be led to.
         """
-        if not self._has_delays:
+        if queues and not self._has_delays:
             try:
                 channel = self._line.channel
                 self._line.ask(lambda done: channel.exchange_declare(ENTRY, passive=True, callback=done))
@@ -259,25 +298,35 @@ class Outbox:
                     raise
                 self._lay_out()
             self._has_delays = True
-        return {queue for queue in sorted(queues) if not self._bound(queue)}
-
-    def _bound(self, queue: str) -> bool:
         # each time: a queue that was deleted and declared again has lost its bindings
+        found = {queue: self._led_to(queue) for queue in sorted(queues)}
+        return {queue: trouble for queue, trouble in found.items() if trouble is not None}
+
+    def _led_to(self, queue: str) -> Trouble | None:
         try:
-            declare_part(self._line, return_of(queue))
+            self._lead_to(queue)
         except Refusal as refusal:
             if refusal.code == ACCESS_REFUSED:
                 logger.warning("RabbitMQ at %s: queue %s is not bound: %s", self._line.place, queue, refusal)
-                return False
+                return Trouble.MISSING
             if refusal.code != NOT_FOUND:
                 raise
-            if DELIVERY_EXCHANGE in str(refusal):  # whoever made the place to wait has not come to its end
-                self._lay_out()
-                return self._bound(queue)
-            if not (self._declares and self._declared(queue)):
-                return False
+            if not refusal.is_absence:
+                return Trouble.AWAY
+            trouble = self._declared(queue) if self._declares else Trouble.MISSING
+            if trouble is None:
+                self._lead_to(queue)
+            return trouble
+        return None
+
+    def _lead_to(self, queue: str) -> None:
+        try:
             declare_part(self._line, return_of(queue))
-        return True
+        except Refusal as refusal:
+            if not str(refusal).startswith(f"NOT_FOUND - no exchange '{DELIVERY_EXCHANGE}'"):
+                raise
+            self._lay_out()  # whoever made the place to wait has not come to its end
+            declare_part(self._line, return_of(queue))
 
 
 def _returned(parcels: Sequence[Parcel], answered: Answered) -> list[int]:

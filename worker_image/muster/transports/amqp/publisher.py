@@ -92,7 +92,7 @@ class AmqpPublisher:
             if left.rejected:
                 raise MessageRejected(
                     f"RabbitMQ at {line.place} rejects {len(left.rejected)} of {len(publications)} messages: "
-                    "a queue is full, and takes more when workers have emptied it"
+                    "a queue is full, until workers have emptied it, or the node that it lives on is away"
                 )
 
     def close(self) -> None:

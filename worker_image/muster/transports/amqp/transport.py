@@ -363,7 +363,7 @@ class AmqpTransport:
         """
         grave = self._dead[settlement.queue].name
         orphans = [each for each in job.missing if each.queue != grave]
-        refused = [(each, words) for each, words in job.refused if each.queue != grave]
+        refused = [each for each in job.refused if each[0].queue != grave]
         if not orphans and not refused:
             return
         whose = f"for what comes of a message of queue {settlement.queue}"
@@ -374,9 +374,11 @@ class AmqpTransport:
         for each, words in refused:
             text = f"RabbitMQ does not take {len(each.body)} bytes {whose} to {each.queue!r}: {words}"
             buried.append(self._grave_of(settlement, "MessageRefused", text, b"", each.properties))
-        if not self._outbox.send(buried):
-            job.missing = [each for each in job.missing if each not in orphans]
-            job.refused = [each for each in job.refused if each not in refused]
+        left = self._outbox.send(buried)
+        failed = {*left.missing, *left.rejected, *left.refused}
+        done = {id(each) for place, each in enumerate([*orphans, *refused]) if place not in failed}
+        job.missing = [each for each in job.missing if id(each) not in done]
+        job.refused = [each for each in job.refused if id(each) not in done]
 
     def _grave_of(
         self, settlement: Settlement, reason: str, text: str, body: bytes, properties: Any
@@ -384,7 +386,9 @@ class AmqpTransport:
         """Return the dead letter of something that comes of a message, and say so."""
         logger.error("%s: it goes to its dead letters", text)
         headers = {REASON_HEADER: reason, TEXT_HEADER: text, QUEUE_HEADER: settlement.queue}
-        return Letter(self._place(settlement.queue), body, _changed(properties, headers))
+        kept = _changed(properties, headers)
+        kept.expiration = None  # who looks for it comes later
+        return Letter(self._place(settlement.queue), body, kept)
 
     def _carried(self, settlement: Settlement) -> list[Letter]:
         """Return what a task that has run publishes; what AMQP cannot carry is buried as it was written."""
@@ -802,5 +806,5 @@ def _unsent(job: _Job) -> str | None:
     if job.refused:
         return f"RabbitMQ does not take it: {job.refused[0][1]}"
     if job.rejected:
-        return "a queue is full and rejects it"
+        return "a queue is full, or its node is away: it is rejected"
     return None

@@ -32,6 +32,7 @@ from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.delayed import ENTRY, Queue, QueueBinding, layout
 from muster.transports.amqp.line import (
+    ACCESS_REFUSED,
     ANSWER_SECONDS,
     NOT_FOUND,
     Answered,
@@ -387,6 +388,8 @@ class AmqpSchedules:
             if refusal.code != NOT_FOUND:
                 raise
             if not self._declares:
+                if not refusal.is_absence:
+                    raise
                 return False
             declare_part(self._up, Queue(queue, self._arguments.of(queue)))
         return True
@@ -433,10 +436,11 @@ class AmqpSchedules:
                 f"RabbitMQ at {self._up.place} has {self._log} and cannot reach it: {refusal}; if no node "
                 "will bring it back, delete it: schedules are written anew then, and only last due times lost"
             )
-        return BrokerUnavailable(
-            f"RabbitMQ at {self._up.place} refuses what beat needs there: {refusal}; its user needs the "
-            "right to configure, write and read muster.*, and celery_delayed_* for what waits"
+        remedy = (
+            "; its user needs the right to configure, write and read muster.*, and celery_delayed_* for ETAs"
         )
+        text = f"RabbitMQ at {self._up.place} refuses what beat needs there: {refusal}"
+        return BrokerUnavailable(text + (remedy if refusal.code == ACCESS_REFUSED else ""))
 
     def _connect(self, *, may_lead: bool = False) -> None:
         """See that there is a connection, and a log."""
