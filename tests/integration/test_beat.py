@@ -287,6 +287,7 @@ def test_changes_are_seen_within_a_second(place, record_property):
     assert max(seconds.values()) < 1, seconds
 
 
+@pytest.mark.soak("Ten thousand schedules: a change is seen in a second, and all are sent when they are due")
 def test_ten_thousand_schedules(place, allowed, record_property):
     """They are read, one change among them is seen in a second, and due at one moment all are sent."""
     due = datetime.now(UTC) + timedelta(seconds=20)
@@ -317,8 +318,9 @@ def test_ten_thousand_schedules(place, allowed, record_property):
             what="the change",
             every_seconds=0.01,
         )
-        record_property("change_seconds", time.monotonic() - begin)
-        assert time.monotonic() - begin < 1
+        change_seconds = time.monotonic() - begin
+        record_property("change_seconds", change_seconds)
+        assert change_seconds < allowed(1, beside=3)
         wait_for(
             lambda: beat.metric("muster_beat_ticks_total") == 9_999, what="all ticks", timeout_seconds=60
         )
