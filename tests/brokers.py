@@ -40,6 +40,19 @@ def message(task_id="1", queue="mail", published_at=None, **headers):
     )
 
 
+def one_worker(url, *queues, **options):
+    """Return the transport of a worker on RabbitMQ, of the queue `mail` or of these, with these options."""
+    return AmqpTransport(
+        url,
+        queues=queues or ("mail",),
+        worker="one",
+        pool=POOL,
+        lease_seconds=60,
+        dead_letters={},
+        **options,
+    )
+
+
 def claim(transport, count=100, run=0):
     """Claim so many; where they are pushed, all those that are on their way as well."""
     found = list(transport.turn(Turn(claim=count, run=run)).deliveries)

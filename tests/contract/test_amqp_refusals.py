@@ -10,14 +10,13 @@ from collections import Counter
 import kombu
 import pytest
 
-from brokers import POOL, OnRabbitMQ, claim, ids, message, settle
+from brokers import OnRabbitMQ, claim, ids, message, one_worker, settle
 from muster.core.effects import Publication
 from muster.errors import BrokerRefused
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.delayed import ENTRY, LEVELS, Exchange, Queue, layout
 from muster.transports.amqp.line import Line
 from muster.transports.amqp.outbox import declare_part
-from muster.transports.amqp.transport import AmqpTransport
 from muster.transports.base import Sending, Settlement, Tick, Turn, Verdict
 from muster.wire.message import pack, peek
 from rabbitmq import RabbitMQServer
@@ -159,15 +158,7 @@ def test_what_is_too_large_and_has_no_queue_either_is_buried_once(small, small_s
         "PUT", f"permissions/{host}/{user}", configure="^(mail|muster|amq)", write=".*", read=".*"
     )
     small.publish(message("1"))
-    transport = AmqpTransport(
-        small_server.url(host, user, "right"),
-        queues=["mail"],
-        worker="one",
-        pool=POOL,
-        lease_seconds=60,
-        dead_letters={},
-        create_missing_queues=declares,
-    )
+    transport = one_worker(small_server.url(host, user, "right"), create_missing_queues=declares)
     [delivery] = wait_for(lambda: transport.turn(Turn(claim=1)).deliveries, what="the message")
     nowhere = [Publication("typo", message("2")), Publication("typo", large())]
     assert settle(transport, delivery, Verdict.ACK, publish=nowhere)
@@ -196,15 +187,7 @@ def test_how_large_a_message_may_be_is_learnt(small):
 def test_a_dead_letter_outlives_the_message_that_it_is_made_of(broker):
     """It was to expire in a second; who looks for it comes later."""
     broker.publish(message("1"))
-    transport = AmqpTransport(
-        broker.url,
-        queues=["mail"],
-        worker="one",
-        pool=POOL,
-        lease_seconds=60,
-        dead_letters={},
-        create_missing_queues=False,
-    )
+    transport = one_worker(broker.url, create_missing_queues=False)
     [delivery] = wait_for(lambda: transport.turn(Turn(claim=1)).deliveries, what="the message")
     envelope = json.loads(message("2"))
     envelope["properties"]["expiration"] = "1000"

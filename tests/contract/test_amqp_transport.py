@@ -9,7 +9,7 @@ import time
 import pika
 import pytest
 
-from brokers import POOL, OnRabbitMQ, claim, hear_of_alarm, ids, message, raws, settle, start
+from brokers import POOL, OnRabbitMQ, claim, hear_of_alarm, ids, message, one_worker, raws, settle, start
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable
 from muster.settings.environment import DeadLetter
@@ -18,7 +18,6 @@ from muster.transports.amqp import consumer
 from muster.transports.amqp.address import addresses
 from muster.transports.amqp.line import Line, Parcel
 from muster.transports.amqp.names import REASON_HEADER
-from muster.transports.amqp.transport import AmqpTransport
 from muster.transports.base import Sending, Settlement, Tick, Turn, Verdict
 from muster.wire.message import peek
 from waiting import wait_for
@@ -275,15 +274,7 @@ def test_a_queue_that_is_not_to_be_declared_is_waited_for(rabbitmq):
     broker = OnRabbitMQ(rabbitmq)
     broker.declare("mail")
     broker.publish(message("1"))
-    transport = AmqpTransport(
-        rabbitmq.url,
-        queues=["late", "mail"],
-        worker="one",
-        pool=POOL,
-        lease_seconds=60,
-        dead_letters={},
-        declare_queues=False,
-    )
+    transport = one_worker(rabbitmq.url, "late", "mail", declare_queues=False)
     claimed = all_claimed(transport)
     wait_for(claimed, until=lambda seen: seen == ["1"], what="the message of the queue that is there")
     broker.declare("late")
@@ -518,13 +509,10 @@ def test_dead_letters_have_a_place_with_bounds(rabbitmq):
 def test_a_queue_that_is_not_there_is_declared_with_its_arguments(rabbitmq):
     """Each with its own, where the application's settings have some, else with those of all others."""
     arguments = {"mail": {"x-max-priority": 5}, "web": {"x-queue-type": "quorum"}}
-    transport = AmqpTransport(
+    transport = one_worker(
         rabbitmq.url,
-        queues=["mail", "web"],
-        worker="one",
-        pool=POOL,
-        lease_seconds=60,
-        dead_letters={},
+        "mail",
+        "web",
         queue_arguments=QueueArguments(own={"mail": arguments["mail"]}, others=arguments["web"]),
     )
     assert claim(transport) == []
@@ -539,15 +527,7 @@ def test_what_nobody_can_receive_is_an_error_to_the_task(rabbitmq):
     """Mandatory publishing: the sender is told, and the others of the same turn are sent."""
     broker = OnRabbitMQ(rabbitmq)
     broker.declare("mail")
-    transport = AmqpTransport(
-        rabbitmq.url,
-        queues=["mail"],
-        worker="one",
-        pool=POOL,
-        lease_seconds=60,
-        dead_letters={},
-        create_missing_queues=False,
-    )
+    transport = one_worker(rabbitmq.url, create_missing_queues=False)
     sendings = [
         Sending("good", [Publication("mail", message("1"))]),
         Sending("bad", [Publication("nowhere", message("2"))]),
@@ -592,15 +572,7 @@ def test_the_next_message_of_a_task_that_nobody_can_receive_is_not_lost(rabbitmq
     broker = OnRabbitMQ(rabbitmq)
     broker.declare("mail", "mail.dead")
     broker.publish(message("1"))
-    transport = AmqpTransport(
-        rabbitmq.url,
-        queues=["mail"],
-        worker="one",
-        pool=POOL,
-        lease_seconds=60,
-        dead_letters={},
-        create_missing_queues=False,
-    )
+    transport = one_worker(rabbitmq.url, create_missing_queues=False)
     [delivery] = wait_for(lambda: transport.turn(Turn(claim=1)).deliveries, what="the message")
     assert settle(transport, delivery, Verdict.ACK, publish=[Publication("nowhere", message("2"))])
     [(reason, text, queue, _)] = broker.dead("mail.dead")

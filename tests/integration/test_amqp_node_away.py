@@ -5,13 +5,12 @@ import time
 
 import pytest
 
-from brokers import POOL, OnRabbitMQ, claim, ids, message
+from brokers import OnRabbitMQ, claim, ids, message, one_worker
 from muster.core.effects import Publication
 from muster.errors import BrokerUnavailable, MessageRejected
 from muster.transports.amqp.line import NOT_FOUND, Refusal
 from muster.transports.amqp.observer import AmqpObserver
 from muster.transports.amqp.publisher import AmqpPublisher
-from muster.transports.amqp.transport import AmqpTransport
 from muster.transports.base import Settlement, Tick, Turn, Verdict
 from rabbitmq import RabbitMQServer
 from resources import task_queue
@@ -103,16 +102,7 @@ def test_what_is_sent_to_it_is_kept_and_sent_when_it_is_back(pair, declares, eta
         publisher.publish([Publication("mail", message("1"))])
         goes.kill9()
         wait_for(lambda: not stays.api("GET", f"nodes/{goes.node}")["running"], what="the end of the node")
-        transport = AmqpTransport(
-            here.url,
-            queues=["mail"],
-            worker="one",
-            pool=POOL,
-            lease_seconds=60,
-            dead_letters={},
-            delayed_type="classic",
-            create_missing_queues=declares,
-        )
+        transport = one_worker(here.url, delayed_type="classic", create_missing_queues=declares)
         [delivery] = wait_for(lambda: claim(transport, 1), what="the message")
         far = Publication("far", message("2"), 0, time.time() + eta if eta else 0)
         settlement = Settlement(tag=delivery.tag, queue="mail", verdict=Verdict.ACK, publish=[far])

@@ -171,6 +171,17 @@ def _text(
     return Variable(name=name, field=attribute, form=form, note=note, write=str, read=read, celery=celery)
 
 
+def _boolean(name: str, field: str, note: str) -> Variable:
+    return Variable(
+        name=name,
+        field=field,
+        form="true or false",
+        note=note,
+        write=lambda value: "true" if value else "false",
+        read=lambda text: _truth(text) == "true",
+    )
+
+
 def _seconds(name: str, attribute: str, note: str, celery: str = "") -> Variable:
     return Variable(
         name=name,
@@ -270,31 +281,22 @@ VARIABLES: tuple[Variable, ...] = (
         read=read_prefetch,
     ),
     _seconds("MUSTER_LEASE", "lease", "A worker that is silent for this long loses its messages."),
-    Variable(
-        name="MUSTER_DECLARE_QUEUES",
-        field="declare_queues",
-        form="true or false",
-        note="On RabbitMQ: whether queues that it consumes and that are not there are declared, and those of "
+    _boolean(
+        "MUSTER_DECLARE_QUEUES",
+        "declare_queues",
+        "On RabbitMQ: whether queues that it consumes and that are not there are declared, and those of "
         "their dead letters; else it waits for them, as TaskQueues declare them.",
-        write=lambda value: "true" if value else "false",
-        read=lambda text: _truth(text) == "true",
     ),
-    Variable(
-        name="MUSTER_CREATE_MISSING_QUEUES",
-        field="create_missing_queues",
-        form="true or false",
-        note="On RabbitMQ: whether a queue that a task or beat sends to and that is not there is declared. "
+    _boolean(
+        "MUSTER_CREATE_MISSING_QUEUES",
+        "create_missing_queues",
+        "On RabbitMQ: whether a queue that a task or beat sends to and that is not there is declared. "
         "Absent: the application's task_create_missing_queues.",
-        write=lambda value: "true" if value else "false",
-        read=lambda text: _truth(text) == "true",
     ),
-    Variable(
-        name="MUSTER_REJECT_ON_WORKER_LOST",
-        field="reject_on_worker_lost",
-        form="true or false",
-        note="With late acks: the task of a lost worker runs again; else it is recorded as failed.",
-        write=lambda value: "true" if value else "false",
-        read=lambda text: _truth(text) == "true",
+    _boolean(
+        "MUSTER_REJECT_ON_WORKER_LOST",
+        "reject_on_worker_lost",
+        "With late acks: the task of a lost worker runs again; else it is recorded as failed.",
     ),
     _seconds("MUSTER_SOFT_TIME_LIMIT", "soft_time_limit", "The task gets SoftTimeLimitExceeded."),
     _seconds("MUSTER_TIME_LIMIT", "time_limit", "The process that runs the task is killed."),

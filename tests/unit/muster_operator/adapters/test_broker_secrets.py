@@ -113,6 +113,13 @@ def test_a_management_api_that_cannot_be_asked_leaves_amqp_alone(more, in_cluste
     asyncio.run(story())
 
 
+def assert_told_once(caplog):
+    """The log names the Secret and the kind of error, once, and quotes no password."""
+    (said,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "Secret shop/bad cannot be used: RuntimeError" in said
+    assert "word" not in caplog.text
+
+
 def test_what_nobody_has_thought_of_in_a_secret_is_told_once_and_stops_nobody(caplog):
     """Without the error's own words, which may have a password in them."""
 
@@ -132,9 +139,7 @@ def test_what_nobody_has_thought_of_in_a_secret_is_told_once_and_stops_nobody(ca
             assert is_read(brokers, BAD)
 
     asyncio.run(story())
-    (said,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
-    assert "Secret shop/bad cannot be used: RuntimeError" in said
-    assert "word" not in caplog.text
+    assert_told_once(caplog)
 
 
 def test_what_nobody_has_thought_of_in_a_poller_is_told_once_and_stops_nobody(caplog, monkeypatch):
@@ -163,6 +168,4 @@ def test_what_nobody_has_thought_of_in_a_poller_is_told_once_and_stops_nobody(ca
             assert is_read(brokers, BAD)
 
     asyncio.run(story())
-    (said,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
-    assert "Secret shop/bad cannot be used: RuntimeError" in said
-    assert "word" not in caplog.text
+    assert_told_once(caplog)

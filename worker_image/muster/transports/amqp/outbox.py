@@ -280,8 +280,7 @@ class Outbox:
             return Trouble.AWAY if refusal.code == NOT_FOUND else Trouble.MISSING
 
     def _lay_out(self) -> None:
-        for part in layout(self._delayed_type):
-            declare_part(self._line, part)
+        lay_out(self._line, self._delayed_type)
         self._has_delays = True
 
     def _prepare_delays(self, queues: set[str]) -> dict[str, Trouble]:
@@ -344,6 +343,12 @@ def _parcel(letter: Letter, now: float) -> Parcel:
     if letter.eta > now:
         return Parcel(ENTRY, routing_key(letter.eta - now, letter.queue), letter.body, letter.properties)
     return Parcel("", letter.queue, letter.body, letter.properties)
+
+
+def lay_out(line: Line, delayed_type: str) -> None:
+    """Declare the place in which messages wait. Raises Refusal."""
+    for part in layout(delayed_type):
+        declare_part(line, part)
 
 
 def declare_part(line: Line, part: Exchange | Queue | QueueBinding | ExchangeBinding) -> None:

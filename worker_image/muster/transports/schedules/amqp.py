@@ -30,7 +30,7 @@ import pika
 from muster.errors import BrokerUnavailable
 from muster.settings.queues import AS_CELERY, QueueArguments
 from muster.transports.amqp.address import addresses
-from muster.transports.amqp.delayed import ENTRY, Queue, QueueBinding, layout
+from muster.transports.amqp.delayed import ENTRY, Queue, QueueBinding
 from muster.transports.amqp.line import (
     ACCESS_REFUSED,
     ANSWER_SECONDS,
@@ -41,7 +41,7 @@ from muster.transports.amqp.line import (
     Refusal,
     SideChannel,
 )
-from muster.transports.amqp.outbox import CONFIRM_SECONDS, Left, Letter, Outbox, declare_part, letter
+from muster.transports.amqp.outbox import CONFIRM_SECONDS, Left, Letter, Outbox, declare_part, lay_out, letter
 from muster.transports.schedules.base import (
     Advance,
     Changes,
@@ -403,8 +403,7 @@ class AmqpSchedules:
             except Refusal as refusal:
                 if refusal.code != NOT_FOUND:
                     raise
-                for part in layout(self._delayed_type):
-                    declare_part(self._up, part)
+                lay_out(self._up, self._delayed_type)
                 declare_part(self._up, binding)
         except Refusal as refusal:
             raise self._refused(refusal) from None
